@@ -1,0 +1,16 @@
+"""SigLIP in JAX: `load(path)` for trained models, `losses` to train with."""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["SigLIP", "load", "losses"]
+
+
+# Loaded on first use: data workers import this package and need no JAX.
+def __getattr__(name: str) -> Any:
+  if name in ("SigLIP", "load"):
+    return getattr(importlib.import_module("siglip_jax.inference"), name)
+  if name == "losses":
+    return importlib.import_module("siglip_jax.losses")
+  raise AttributeError(f"module 'siglip_jax' has no attribute {name!r}")

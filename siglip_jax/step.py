@@ -1,0 +1,154 @@
+"""The train state and the jitted train step."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import jax.numpy as jnp
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import UInt8
+import optax
+
+from siglip_jax import sharding
+from siglip_jax import tree
+from siglip_jax.models.two_towers import TwoTowers
+from siglip_jax.optim import Optimizer
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+  """All that changes while training."""
+
+  step: Array
+  replaced: Array  # examples that could not be read, so far
+  params: dict
+  opt_state: optax.OptState
+
+
+def init_state(
+    model: TwoTowers, tx: optax.GradientTransformation, trainable: frozenset,
+    key: Array, image_shape: tuple[int, int, int], text_len: int,
+) -> TrainState:
+  """The state at step 0; call under jit with `shardings` as out_shardings."""
+  params = model.init(key, image_shape, text_len)
+  opt_state = tx.init(tree.select(params, trainable))
+  zero = jnp.int32(0)
+  return TrainState(
+      step=zero, replaced=zero, params=params, opt_state=opt_state
+  )
+
+
+def shardings(
+    mesh: jax.sharding.Mesh, rules, state_shapes: TrainState
+) -> TrainState:
+  """Where each part of the state lives."""
+  params = sharding.param_shardings(mesh, rules, state_shapes.params)
+  placed = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      state_shapes.params,
+      params,
+  )
+  return TrainState(
+      step=sharding.replicated(mesh),
+      replaced=sharding.replicated(mesh),
+      params=params,
+      opt_state=sharding.state_shardings(mesh, placed, state_shapes.opt_state),
+  )
+
+
+def scale(
+    images: UInt8[Array, "B H W 3"], value_range: tuple[float, float]
+) -> Float[Array, "B H W 3"]:
+  """Bytes to floats in `value_range`, on the device."""
+  low, high = value_range
+  return images.astype(jnp.float32) * ((high - low) / 255) + low
+
+
+def microbatched(
+    encode: Callable[[dict, Array], Array], mesh: jax.sharding.Mesh, count: int
+) -> Callable[[dict, Array], Array]:
+  """`encode` over `count` slices of the batch, recomputed in the backward pass.
+
+  Only the inputs and the embeddings of the whole batch are ever held. Slices
+  take the same rows from every device, so no example moves.
+  """
+  if count == 1:
+    return encode
+  devices = mesh.shape["data"] * mesh.shape["fsdp"]
+
+  def constrain(x, spec):
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+  def encode_all(params, x):
+    rows, rest = len(x) // (devices * count), x.shape[1:]
+    x = x.reshape(devices, count, rows, *rest)
+    x = constrain(x, P(sharding.BATCH_AXES))
+    x = x.swapaxes(0, 1).reshape(count, devices * rows, *rest)
+    x = constrain(x, P(None, sharding.BATCH_AXES))
+    z = jax.lax.map(lambda xi: jax.checkpoint(encode)(params, xi), x)
+    z = constrain(z, P(None, sharding.BATCH_AXES))
+    z = z.reshape(count, devices, rows, -1).swapaxes(0, 1)
+    z = constrain(z, P(sharding.BATCH_AXES))
+    return z.reshape(devices * count * rows, -1)
+
+  return encode_all
+
+
+def make_train_step(
+    *,
+    model: TwoTowers,
+    loss: Callable[..., Array],
+    optimizer: Optimizer,
+    mesh: jax.sharding.Mesh,
+    microbatches: int,
+    value_range: tuple[float, float],
+) -> Callable[[TrainState, Mapping], tuple[TrainState, dict[str, Array]]]:
+  """Returns step(state, batch) -> (state, metrics).
+
+  A batch is `image` (uint8), `text` (int32) and `replaced` (int32: -1, or the
+  example that could not be read in this place).
+  """
+
+  def encode_image(params, images):
+    return model.encode_image(params, scale(images, value_range))
+
+  encode_image = microbatched(encode_image, mesh, microbatches)
+  encode_text = microbatched(model.encode_text, mesh, microbatches)
+
+  def train_step(state, batch):
+    train = tree.select(state.params, optimizer.trainable)
+    frozen = tree.select(state.params, optimizer.frozen)
+
+    def loss_fn(train):
+      params = tree.merge(train, frozen)
+      zimg = encode_image(params, batch["image"])
+      ztxt = encode_text(params, batch["text"])
+      return loss(zimg, ztxt, params)
+
+    value, grads = jax.value_and_grad(loss_fn)(train)
+    updates, opt_state = optimizer.tx.update(grads, state.opt_state, train)
+    train = optax.apply_updates(train, updates)
+    replaced = state.replaced + jnp.sum(batch["replaced"] >= 0)
+    metrics = {
+        "train/loss": value,
+        "data/replaced": replaced,
+        "train/grad_norm": optax.global_norm(grads),
+        "train/update_norm": optax.global_norm(updates),
+        "train/temperature": jnp.exp(state.params["t"][0]),
+    }
+    if "b" in state.params:
+      metrics["train/bias"] = state.params["b"][0]
+    state = TrainState(
+        step=state.step + 1,
+        replaced=replaced,
+        params=tree.merge(train, frozen),
+        opt_state=opt_state,
+    )
+    return state, metrics
+
+  return train_step

@@ -1,0 +1,378 @@
+"""The whole run, top to bottom: data, model, step, loop, evals, report."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import collections
+import itertools
+import math
+from pathlib import Path
+import shutil
+import signal
+
+import jax
+from jax.experimental import multihost_utils
+import ml_collections
+import numpy as np
+
+from siglip_jax import checkpoint
+from siglip_jax import config as config_lib
+from siglip_jax import losses
+from siglip_jax import metrics as metrics_lib
+from siglip_jax import optim
+from siglip_jax import predict
+from siglip_jax import progress as progress_lib
+from siglip_jax import report
+from siglip_jax import sharding
+from siglip_jax import step as step_lib
+from siglip_jax.data import pipeline
+from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.errors import UserError
+from siglip_jax.evals import EVALUATORS
+from siglip_jax.models.two_towers import TwoTowers
+
+
+def train_and_evaluate(
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    *,
+    eval_only: bool = False,
+) -> int:
+  """Runs a config in a workdir, resuming what is there.
+
+  Args:
+    config: as returned by the get_config of a file in configs/.
+    workdir: folder for everything the run writes.
+    eval_only: evaluate the newest checkpoint and stop.
+
+  Returns:
+    The exit status: 0, also when SIGTERM ended the run after a checkpoint.
+
+  Raises:
+    UserError: the config, the data or the workdir cannot be used.
+  """
+  config_lib.validate(config)
+  workdir = _prepare(workdir)
+  source = config_lib.train_source(config)
+  pp = Preprocess(config.data.pp)
+  pp_image = Preprocess(config.preprocess.image)
+  pp_text = Preprocess(config.preprocess.text)
+  value_range = _same_value_range(pp, pp_image)
+  spec = _spec(config, pp_text, workdir)
+  evals = {
+      name: (section.every_steps, _make_eval(section))
+      for name, section in config.evals.items()
+  }
+
+  mesh = sharding.make_mesh(**config.mesh)
+  run = Run(config, mesh, value_range)
+  main_process = jax.process_index() == 0
+  checkpoints = checkpoint.Checkpoints(workdir, keep=config.ckpt.keep)
+  state, start = _restore_or_init(run, checkpoints, spec, eval_only)
+  if main_process:
+    config_lib.write(config, workdir)
+    metrics_lib.rewind(workdir, start)
+  writer = metrics_lib.MetricWriter(workdir, write=main_process)
+  encoder = predict.Encoder(
+      model=run.model, params=state.params, mesh=mesh, image=pp_image,
+      text=pp_text, batch_size=config.batch_size,
+  )
+  results: dict = {}
+
+  def evaluate(step: int, names) -> None:
+    encoder.replace_params(state.params)
+    for name in names:
+      results[name] = evals[name][1].run(encoder)
+      writer.write(step, _score_metrics(results[name].scores))
+
+  if eval_only:
+    evaluate(start, evals)
+    _show(config, workdir, evals, results, main_process)
+    return 0
+
+  clock = metrics_lib.Throughput()
+  bar = progress_lib.Progress(
+      total_steps=config.total_steps, start_step=start, show=main_process
+  )
+  terminated = _catch_sigterm()
+  batches = _to_device(
+      pipeline.train_iterator(
+          source, pp, batch_size=config.batch_size, seed=config.seed,
+          start_step=start, total_steps=config.total_steps,
+          process_index=jax.process_index(),
+          process_count=jax.process_count(),
+          **config_lib.loader_options(config),
+      ),
+      sharding.batch_sharding(mesh),
+  )
+  pending: tuple[int, dict] | None = None
+  last_good = start
+
+  def log(pending) -> None:
+    """Writes metrics of an earlier step, by now computed."""
+    if pending is None:
+      return
+    step, values = pending
+    values = {k: float(v) for k, v in jax.device_get(values).items()}
+    rate = clock.rate(step * config.batch_size)
+    _check_finite(values, last_good, step, workdir, checkpoints)
+    _check_replaced(values, step, config)
+    if rate is not None:
+      values["train/examples_per_second"] = rate
+    writer.write(step, values)
+    bar.update(step, loss=values["train/loss"], examples_per_second=rate)
+
+  clock.start(start * config.batch_size)
+  with bar:
+    for step in range(start, config.total_steps + 1):
+      last = step == config.total_steps
+      stop = _any_process(terminated)
+      due = [] if step == start and not last else [
+          n for n, (every, _) in evals.items() if last or step % every == 0
+      ]
+      save = last or stop or (step > start and step % config.ckpt.save_steps == 0)
+      if due or save:
+        log(pending)
+        pending = None
+        with clock.pause():
+          evaluate(step, due)
+          if save:
+            checkpoints.save(step, state, spec)
+            last_good = step
+      if last or stop:
+        break
+      batch = next(batches)
+      with jax.transfer_guard("disallow"):
+        state, values = run.train_step(state, batch)
+      log(pending)
+      pending = None
+      if (step + 1) % config.log_steps == 0:
+        pending = (step + 1, values)
+  checkpoints.close()
+  writer.close()
+  if step < config.total_steps:
+    print(
+        f"Stopped by SIGTERM at step {step}, which is saved. The same command"
+        " goes on from there."
+    )
+    return 0
+  _show(config, workdir, evals, results, main_process)
+  return 0
+
+
+class Run:
+  """What a config is compiled to: the model, the state's shapes, the step.
+
+  Args:
+    config: validated.
+    mesh: the devices.
+    value_range: of the pictures, after scaling on the device.
+  """
+
+  def __init__(
+      self, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh,
+      value_range: tuple[float, float] = (-1.0, 1.0),
+  ):
+    self.config, self.mesh = config, mesh
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    per_step = config.microbatch or config.batch_size
+    if per_step % devices:
+      raise UserError(
+          f"config.{'microbatch' if config.microbatch else 'batch_size'} must"
+          f" divide over {devices} devices (mesh {dict(mesh.shape)}); got"
+          f" {per_step}: the nearest are {per_step // devices * devices} and"
+          f" {-(-per_step // devices) * devices}."
+      )
+    self.model = TwoTowers(**config.model.to_dict())
+    side = config.image_size
+    self._shapes = ((side, side, 3), config.text_len)
+    params = jax.eval_shape(
+        lambda key: self.model.init(key, *self._shapes), jax.random.key(0)
+    )
+    self.optimizer = optim.make(
+        params, total_steps=config.total_steps, batch_size=config.batch_size,
+        **config.optim.to_dict(),
+    )
+    shapes = jax.eval_shape(self._init, jax.random.key(0))
+    self.shardings = step_lib.shardings(mesh, config.sharding, shapes)
+    self.state_shapes = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        self.shardings,
+    )
+    loss = losses.make(mesh, sharding.BATCH_AXES, **config.loss)
+    microbatches = (
+        config.batch_size // config.microbatch if config.microbatch else 1
+    )
+    step = step_lib.make_train_step(
+        model=self.model, loss=loss, optimizer=self.optimizer, mesh=mesh,
+        microbatches=microbatches, value_range=value_range,
+    )
+    self.train_step = jax.jit(
+        step, donate_argnums=0,
+        out_shardings=(self.shardings, sharding.replicated(mesh)),
+    )
+
+  def init(self) -> step_lib.TrainState:
+    """The state at step 0, created in its shards."""
+    init = jax.jit(self._init, out_shardings=self.shardings)
+    return init(jax.random.key(self.config.seed))
+
+  def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a global batch."""
+    n, (image, text_len) = self.config.batch_size, self._shapes
+    rows = sharding.batch_sharding(self.mesh)
+    return {
+        "image": jax.ShapeDtypeStruct((n, *image), np.uint8, sharding=rows),
+        "text": jax.ShapeDtypeStruct((n, text_len), np.int32, sharding=rows),
+        "replaced": jax.ShapeDtypeStruct((n,), np.int32, sharding=rows),
+    }
+
+  def _init(self, key):
+    return step_lib.init_state(
+        self.model, self.optimizer.tx, self.optimizer.trainable, key,
+        *self._shapes,
+    )
+
+
+def _prepare(workdir: str | Path) -> Path:
+  """The workdir, made and known to be writable."""
+  workdir = Path(workdir).expanduser()
+  probe = workdir / f".write_test_{jax.process_index()}"
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    probe.unlink()
+  except OSError as e:
+    raise UserError(
+        f"The workdir must be a folder that can be written to: {workdir}"
+        f" ({e.strerror}). Give another --workdir."
+    ) from None
+  return workdir
+
+
+def _same_value_range(pp: Preprocess, pp_image: Preprocess):
+  if pp.value_range != pp_image.value_range or pp.value_range is None:
+    raise UserError(
+        "config.data.pp and config.preprocess.image must end their picture's"
+        f" part in the same value_range; got {pp.value_range} and"
+        f" {pp_image.value_range}."
+    )
+  return pp.value_range
+
+
+def _spec(config, pp_text: Preprocess, workdir: Path) -> dict:
+  """What the weights depend on; the tokenizer is copied to the workdir."""
+  if pp_text.tokenizer is None:
+    raise UserError("config.preprocess.text must end in tokenize(...).")
+  kept = workdir / "tokenizer.model"
+  if jax.process_index() == 0 and not kept.exists():
+    shutil.copyfile(pp_text.tokenizer.path, kept)
+  return {
+      "image": config.preprocess.image,
+      "text": config.preprocess.text,
+      "image_size": config.image_size,
+      "text_len": config.text_len,
+      "tokenizer_digest": pp_text.tokenizer.digest,
+  }
+
+
+def _make_eval(section):
+  options = {k: v for k, v in section.items() if k not in ("type", "every_steps")}
+  return EVALUATORS[section.type](**options)
+
+
+def _restore_or_init(run: Run, checkpoints, spec: Mapping, eval_only: bool):
+  found = checkpoints.restore(run.state_shapes)
+  if found is None:
+    if eval_only:
+      raise UserError("--eval_only needs a checkpoint; the workdir has none.")
+    return run.init(), 0
+  state, saved = found
+  for key, value in spec.items():
+    if saved.get(key) != value:
+      raise UserError(
+          f"The checkpoint was trained with {key} = {saved.get(key)!r}, this"
+          f" config has {value!r}. Restore the former, or use a new workdir."
+      )
+  return state, int(state.step)
+
+
+def _to_device(batches: Iterator[Mapping], to, ahead: int = 2):
+  """Global arrays of local batches, `ahead` of them on the way."""
+  queue: collections.deque = collections.deque()
+  for batch in itertools.chain(batches, [None] * ahead):
+    if batch is not None:
+      queue.append({
+          k: jax.make_array_from_process_local_data(to, batch[k])
+          for k in ("image", "text", "replaced")
+      })
+    if queue and (len(queue) > ahead or batch is None):
+      yield queue.popleft()
+
+
+def _catch_sigterm() -> list[int]:
+  """A list that is no longer empty once SIGTERM has come."""
+  caught: list[int] = []
+  signal.signal(signal.SIGTERM, lambda signum, frame: caught.append(signum))
+  return caught
+
+
+def _any_process(terminated: list[int]) -> bool:
+  if jax.process_count() == 1:
+    return bool(terminated)
+  flags = multihost_utils.process_allgather(np.int32(bool(terminated)))
+  return bool(np.any(flags))
+
+
+def _check_finite(values, last_good: int, step: int, workdir, checkpoints):
+  if math.isfinite(values["train/loss"]) and math.isfinite(
+      values["train/grad_norm"]
+  ):
+    return
+  checkpoints.wait()
+  saved = checkpoints.steps()
+  good = f"checkpoints/{saved[0]} of {workdir}" if saved else "none was saved"
+  raise UserError(
+      f"The loss or its gradient stopped being finite between steps {last_good}"
+      f" and {step} (loss {values['train/loss']}). Last good checkpoint: {good}."
+      " Lower the learning rate, clip gradients, or set optim b2 to 0.95."
+  )
+
+
+def _check_replaced(values, step: int, config) -> None:
+  share = values["data/replaced"] / (step * config.batch_size)
+  if share > config.data.max_replaced_share:
+    raise UserError(
+        f"{int(values['data/replaced'])} examples in {step} steps could not be"
+        f" read: {share:.1%}, and config.data.max_replaced_share is"
+        f" {config.data.max_replaced_share:.1%}. The log names them."
+    )
+
+
+def _score_metrics(scores) -> dict[str, float]:
+  found = {}
+  for s in scores:
+    found |= {
+        s.name: s.value, f"{s.name}/low": s.lo, f"{s.name}/high": s.hi,
+        f"{s.name}/chance": s.chance,
+    }
+  return found
+
+
+def _show(config, workdir, evals, results, main_process: bool) -> None:
+  """The final table and report.html."""
+  if not main_process:
+    return
+  scores = [s for name in evals for s in results[name].scores]
+  progress_lib.final_table(scores)
+  show = Preprocess(config.preprocess.image)
+  gallery = []
+  for name, (_, evaluator) in evals.items():
+    items = getattr(results[name], "gallery", ())
+    if items:
+      gallery.append((name, evaluator.source, show, items))
+  path = report.write_report(
+      workdir, title=workdir.name, history=metrics_lib.read(workdir),
+      scores=scores, gallery=gallery,
+  )
+  print(f"Report: {path}")
