@@ -33,7 +33,7 @@ def get_config(arg=None):
   # Never mirrored: some names say left or right.
   c.data.pp = (
       f'decode_rgba|background("random")|affine(15, 0.1, 0.8, 1.1)'
-      f"|color_jitter(0.3, 0.3, 0.3, 0.05)|resize({c.image_size})"
+      f"|color_jitter(0.3, 0.3, 0.3)|resize({c.image_size})"
       f"|value_range(-1,1)|choice({picked}, outkey=\"text\")|{text}"
       '|keep("image", "text")'
   )

@@ -37,7 +37,8 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
   RELEASE_NOTES = {"1.0.0": "Twemoji 2.0 and OpenMoji 17, four splits."}
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return self.dataset_info_from_configs(
+    return tfds.core.DatasetInfo(
+        builder=self,
         description="Emoji in two drawing styles with names in 14 languages.",
         features=tfds.features.FeaturesDict({
             "image": tfds.features.Image(

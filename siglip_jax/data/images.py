@@ -1,0 +1,81 @@
+"""Encoded pictures to upright RGB, whatever they are."""
+
+import io
+
+from jaxtyping import UInt8
+import numpy as np
+from PIL import Image
+from PIL import ImageOps
+
+MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a GiB as RGB
+
+
+class ImageError(ValueError):
+  """These bytes are no picture, or none that should be decoded."""
+
+
+def decode(
+    data: bytes, *, alpha: bool = False, near: int | None = None
+) -> UInt8[np.ndarray, "H W C"]:
+  """Decodes a picture, rotated as its EXIF says; 16 bits become 8.
+
+  Args:
+    data: the file's bytes. Of an animation, the first picture is taken.
+    alpha: return RGBA; otherwise what is transparent becomes white.
+    near: a side in pixels that is enough; JPEGs are decoded at the smallest
+      DCT scale above it, which is up to twice as fast.
+
+  Raises:
+    ImageError: empty, truncated, no picture, or over MAX_PIXELS.
+  """
+  if not data:
+    raise ImageError("the file is empty")
+  try:
+    with Image.open(io.BytesIO(data)) as image:
+      width, height = image.size
+      if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{width} x {height} pixels are over the limit of {MAX_PIXELS}"
+        )
+      if near is not None:
+        image.draft(None, (near, near))
+      image.load()
+      image = ImageOps.exif_transpose(image)
+      image = _as_rgba(image) if alpha else _on_white(image)
+      return np.asarray(image)
+  except ImageError:
+    raise
+  # Pillow's plugins raise whatever their parsers do on bad bytes.
+  except Exception as e:  # pylint: disable=broad-except
+    raise ImageError(f"{type(e).__name__}: {e}") from None
+
+
+def composite(
+    rgba: UInt8[np.ndarray, "H W 4"], color: tuple[int, int, int]
+) -> UInt8[np.ndarray, "H W 3"]:
+  """Puts a picture on a plain background."""
+  alpha = rgba[..., 3:].astype(np.uint16)
+  mixed = rgba[..., :3] * alpha + np.uint16(color) * (255 - alpha)
+  return ((mixed + 127) // 255).astype(np.uint8)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+  if image.has_transparency_data:
+    rgba = np.asarray(_as_rgba(image))
+    return Image.fromarray(composite(rgba, (255, 255, 255)))
+  return _eight_bit(image).convert("RGB")
+
+
+def _as_rgba(image: Image.Image) -> Image.Image:
+  return _eight_bit(image).convert("RGBA")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+  """Modes of more than 8 bits, scaled; Pillow's convert would clip them."""
+  if image.mode.startswith("I"):
+    return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+  if image.mode == "F":
+    x = np.asarray(image)
+    x = x * (255 if x.max() <= 1 else 1)
+    return Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))
+  return image

@@ -1,0 +1,202 @@
+"""Preprocessing operations: (record, rng, *arguments) -> record.
+
+`OPS` names them. Randomness comes from `rng` alone.
+"""
+
+from collections.abc import Callable
+import string
+
+import numpy as np
+from PIL import Image
+from PIL import ImageEnhance
+from PIL import ImageFilter
+
+from siglip_jax.data import images
+from siglip_jax.errors import UserError
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,
+}
+
+
+def decode(record, rng, near=None):
+  """RGB; what is transparent is white."""
+  del rng
+  return record | {"image": images.decode(record["image"], near=near)}
+
+
+def decode_rgba(record, rng):
+  """RGBA, for `background`."""
+  del rng
+  return record | {"image": images.decode(record["image"], alpha=True)}
+
+
+def background(record, rng, color="random", p=1.0):
+  """RGBA on a plain color: (r, g, b), or a random one with probability p."""
+  if color == "random":
+    drawn = tuple(int(c) for c in rng.integers(0, 256, 3))
+    color = drawn if rng.random() < p else (255, 255, 255)
+  return record | {"image": images.composite(record["image"], color)}
+
+
+def resize(record, rng, size, method="bilinear"):
+  """To size x size, or (h, w), whatever the shape was; antialiased."""
+  del rng
+  h, w = (size, size) if isinstance(size, int) else size
+  return _with_pil(record, lambda i: i.resize((w, h), _FILTERS[method]))
+
+
+def resize_small(record, rng, size, method="bilinear"):
+  """The smaller side to `size`, keeping the shape."""
+  del rng
+  h, w = record["image"].shape[:2]
+  new = (round(w * size / min(h, w)), round(h * size / min(h, w)))
+  return _with_pil(record, lambda i: i.resize(new, _FILTERS[method]))
+
+
+def central_crop(record, rng, size):
+  """The size x size pixels in the middle."""
+  del rng
+  h, w = record["image"].shape[:2]
+  return _crop(record, (h - size) // 2, (w - size) // 2, size, size)
+
+
+def random_crop(record, rng, size):
+  """Any size x size pixels."""
+  h, w = record["image"].shape[:2]
+  _check_crop(h, w, size)
+  top, left = rng.integers(h - size + 1), rng.integers(w - size + 1)
+  return _crop(record, top, left, size, size)
+
+
+def inception_crop(record, rng, size, area_min=5, area_max=100):
+  """A random part of area_min to area_max percent, 3:4 to 4:3, resized."""
+  h, w = record["image"].shape[:2]
+  for _ in range(10):
+    area = h * w * rng.uniform(area_min, area_max) / 100
+    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    ch, cw = round(np.sqrt(area / ratio)), round(np.sqrt(area * ratio))
+    if 0 < ch <= h and 0 < cw <= w:
+      top, left = rng.integers(h - ch + 1), rng.integers(w - cw + 1)
+      record = _crop(record, top, left, ch, cw)
+      break
+  return resize(record, rng, size)
+
+
+def flip_lr(record, rng):
+  """Mirrors every second picture; not for captions that say left or right."""
+  if rng.random() < 0.5:
+    return record | {"image": record["image"][:, ::-1]}
+  return record
+
+
+def affine(record, rng, degrees=15, shift=0.1, zoom_min=0.8, zoom_max=1.1):
+  """Turns, moves (a fraction of the side) and zooms; fills from the corner."""
+  h, w = record["image"].shape[:2]
+  angle = np.deg2rad(rng.uniform(-degrees, degrees))
+  zoom_x, zoom_y = rng.uniform(zoom_min, zoom_max, 2)
+  dx, dy = rng.uniform(-shift, shift, 2) * (w, h)
+  cos, sin = np.cos(angle), np.sin(angle)
+  # Pillow maps from the new picture to the old one, so all of it is inverse.
+  a, b, c, d = cos / zoom_x, sin / zoom_x, -sin / zoom_y, cos / zoom_y
+  x0, y0 = w / 2 + dx, h / 2 + dy
+  matrix = (a, b, w / 2 - a * x0 - b * y0, c, d, h / 2 - c * x0 - d * y0)
+  fill = tuple(int(v) for v in record["image"][0, 0])
+  return _with_pil(
+      record,
+      lambda i: i.transform(
+          (w, h), Image.Transform.AFFINE, matrix,
+          resample=Image.Resampling.BILINEAR, fillcolor=fill,
+      ),
+  )
+
+
+def color_jitter(record, rng, brightness=0.0, contrast=0.0, saturation=0.0):
+  """Factors drawn from 1 - x to 1 + x."""
+
+  def jitter(image):
+    for enhance, amount in (
+        (ImageEnhance.Brightness, brightness),
+        (ImageEnhance.Contrast, contrast),
+        (ImageEnhance.Color, saturation),
+    ):
+      if amount:
+        image = enhance(image).enhance(rng.uniform(1 - amount, 1 + amount))
+    return image
+
+  return _with_pil(record, jitter)
+
+
+def blur(record, rng, radius=1.0, p=0.5):
+  """A Gaussian blur of up to `radius` pixels, with probability p."""
+  if rng.random() >= p:
+    return record
+  drawn = rng.uniform(0, radius)
+  return _with_pil(record, lambda i: i.filter(ImageFilter.GaussianBlur(drawn)))
+
+
+def grayscale(record, rng, p=0.1):
+  """Without color, with probability p."""
+  if rng.random() >= p:
+    return record
+  return _with_pil(record, lambda i: i.convert("L").convert("RGB"))
+
+
+def copy(record, rng, inkey, outkey):
+  """Another name for a value."""
+  del rng
+  return record | {outkey: record[inkey]}
+
+
+def choice(record, rng, *inkeys, outkey="text"):
+  """One of several values, at random."""
+  return record | {outkey: record[inkeys[rng.integers(len(inkeys))]]}
+
+
+def keep(record, rng, *keys):
+  """Drops all other values."""
+  del rng
+  return {k: record[k] for k in keys}
+
+
+def lower(record, rng):
+  """Lower case."""
+  del rng
+  return record | {"text": record["text"].lower()}
+
+
+def strip_punctuation(record, rng):
+  """Removes ASCII punctuation, as transformers does for SigLIP."""
+  del rng
+  table = str.maketrans("", "", string.punctuation)
+  return record | {"text": record["text"].translate(table)}
+
+
+def _crop(record, top, left, h, w):
+  _check_crop(*record["image"].shape[:2], max(h, w) if h == w else 0)
+  return record | {"image": record["image"][top : top + h, left : left + w]}
+
+
+def _check_crop(h, w, size):
+  if size > min(h, w):
+    raise UserError(
+        f"A crop of {size} pixels needs a picture at least as large; got"
+        f" {h} x {w}. Put resize_small({size}) before it."
+    )
+
+
+def _with_pil(record, function: Callable[[Image.Image], Image.Image]):
+  image = function(Image.fromarray(np.ascontiguousarray(record["image"])))
+  return record | {"image": np.asarray(image)}
+
+
+OPS = {
+    f.__name__: f
+    for f in (
+        decode, decode_rgba, background, resize, resize_small, central_crop,
+        random_crop, inception_crop, flip_lr, affine, color_jitter, blur,
+        grayscale, copy, choice, keep, lower, strip_punctuation,
+    )
+}

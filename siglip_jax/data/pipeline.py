@@ -1,0 +1,164 @@
+"""Batches by number: the order is a function of (seed, step) and nothing else.
+
+Examples are shuffled, preprocessed and batched as a random-access Grain data
+set, so step n's batch is found by index: on any number of processes, threads
+or workers, and after any restart.
+"""
+
+from collections.abc import Iterator
+
+from absl import logging
+import grain
+import numpy as np
+
+from siglip_jax.data.images import ImageError
+from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.data.sources import Source
+from siglip_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+_TRIES = 16
+
+
+class _Load:
+  """Source index to example; another example where it cannot be read."""
+
+  def __init__(self, source: Source, pp: Preprocess):
+    self._source, self._pp = source, pp
+
+  def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+    replaced = -1
+    for _ in range(_TRIES):
+      try:
+        example = self._pp(self._source[int(index)], rng)
+        return example | {"replaced": np.int32(replaced)}
+      except ImageError as e:
+        logging.warning("Replaced %s: %s", self._source.key(int(index)), e)
+        replaced = int(index) if replaced < 0 else replaced
+        index = rng.integers(len(self._source))
+    raise UserError(
+        f"{_TRIES} examples in a row could not be read, the last one"
+        f" {self._source.key(int(index))}: check the data."
+    )
+
+
+class _Random(grain.transforms.RandomMap):
+  """`_Load` as Grain wants it."""
+
+  def __init__(self, load: _Load):
+    self._load = load
+
+  def random_map(self, element, rng):
+    """Loads an example."""
+    return self._load(element, rng)
+
+
+def train_iterator(
+    source: Source,
+    pp: Preprocess,
+    *,
+    batch_size: int,
+    seed: int,
+    total_steps: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+    num_workers: int = 0,
+) -> Iterator[Batch]:
+  """This process's part of the batches of steps start_step to total_steps.
+
+  Args:
+    source: what to train on, reshuffled every epoch.
+    pp: preprocessing.
+    batch_size: global.
+    seed: of the order and of all random preprocessing.
+    total_steps: where to end.
+    start_step: where to begin.
+    process_index: which part.
+    process_count: of how many.
+    num_threads: that read and preprocess.
+    num_workers: processes that do so, instead; each has all the threads.
+
+  Yields:
+    What `pp` keeps, stacked, and "replaced": -1, or the number of the example
+    that could not be read and has another in its place.
+  """
+  _check(source, batch_size, process_count)
+  local = batch_size // process_count
+  examples = (
+      grain.MapDataset.range(len(source))
+      .seed(seed)
+      .shuffle()
+      .repeat()
+      .random_map(_Random(_Load(source, pp)))
+      .batch(local)
+  )
+  # A global batch is `process_count` local ones in a row.
+  mine = examples.slice(
+      slice(
+          start_step * process_count + process_index,
+          total_steps * process_count,
+          process_count,
+      )
+  )
+  batches = mine.to_iter_dataset(
+      grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=8)
+  )
+  if num_workers:
+    batches = batches.mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=num_workers)
+    )
+  return iter(batches)
+
+
+def eval_batches(
+    source: Source,
+    pp: Preprocess,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+) -> Iterator[Batch]:
+  """This process's part of batches holding each example once, in order.
+
+  Yields:
+    What `pp` makes of "image", and "mask": False for padding, which repeats
+    the last example.
+
+  Raises:
+    UserError: a picture that cannot be read; an evaluation replaces none.
+  """
+  _check(source, batch_size, process_count)
+  steps = -(-len(source) // batch_size)
+  local = batch_size // process_count
+
+  def load(slot: int) -> Batch:
+    index = min(int(slot), len(source) - 1)
+    try:
+      image = pp(source[index], np.random.default_rng(0))["image"]
+    except ImageError as e:
+      raise UserError(
+          f"{source.key(index)} cannot be read: {e}. Evaluation needs all"
+          " pictures; repair or remove it."
+      ) from None
+    return {"image": image, "mask": np.bool_(slot < len(source))}
+
+  batches = grain.MapDataset.range(steps * batch_size).map(load).batch(local)
+  mine = batches.slice(slice(process_index, None, process_count))
+  return iter(
+      mine.to_iter_dataset(
+          grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=8)
+      )
+  )
+
+
+def _check(source: Source, batch_size: int, process_count: int) -> None:
+  if not len(source):
+    raise UserError("The data are empty: there is nothing to read.")
+  if batch_size % process_count:
+    raise UserError(
+        "config.batch_size must divide over the processes: expected a multiple"
+        f" of {process_count}, got {batch_size}."
+    )

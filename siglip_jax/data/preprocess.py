@@ -1,0 +1,143 @@
+"""Preprocessing strings in big_vision's dialect.
+
+  decode|resize(224)|value_range(-1,1)
+  lower|tokenize(max_len=64, model="c4_en", eos="sticky", pad_value=1)
+
+Operations are separated by "|" and take literal arguments. Pictures stay uint8
+on the host: value_range only says what the device makes of the bytes.
+"""
+
+import ast
+from collections.abc import Callable
+import difflib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from siglip_jax.data import ops
+from siglip_jax.data.tokenizer import Tokenizer
+from siglip_jax.errors import UserError
+
+Record = dict[str, Any]
+
+
+class Preprocess:
+  """A parsed preprocessing string, called on (record, random generator).
+
+  Args:
+    spec: the string.
+    tokenizer_path: use this file rather than the one `tokenize` names.
+
+  Attributes:
+    spec: the string.
+    value_range: (low, high) of the pictures on the device, or None.
+    tokenizer: the tokenizer of `tokenize`, or None.
+
+  Raises:
+    UserError: an unknown operation, or arguments it does not take.
+  """
+
+  def __init__(self, spec: str, *, tokenizer_path: str | Path | None = None):
+    self.spec = spec
+    self.value_range: tuple[float, float] | None = None
+    self.tokenizer: Tokenizer | None = None
+    self._ops: list[Callable[[Record, np.random.Generator], Record]] = []
+    for name, args, kwargs in parse(spec):
+      if name == "value_range":
+        low, high = _bind(name, _value_range, args, kwargs).values()
+        self.value_range = (float(low), float(high))
+      elif name == "tokenize":
+        options = _bind(name, _tokenize, args, kwargs)
+        self._ops.append(self._tokenize(tokenizer_path, **options))
+      else:
+        self._ops.append(_operation(name, args, kwargs))
+
+  def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+    """Runs all operations but value_range; the record is not changed."""
+    record = dict(record)
+    for op in self._ops:
+      record = op(record, rng)
+    return record
+
+  def _tokenize(self, path, *, max_len, model, eos, pad_value):
+    tokenizer = self.tokenizer = Tokenizer(path or model)
+    if eos not in ("sticky", "yes", "none"):
+      raise UserError(f"eos must be sticky, yes or none; got {eos!r}.")
+
+    def op(record, rng):
+      del rng
+      ids = tokenizer.encode(
+          record["text"], max_len=max_len, eos=eos, pad_value=pad_value
+      )
+      return record | {"text": ids}
+
+    return op
+
+
+def parse(spec: str) -> list[tuple[str, list, dict]]:
+  """"a|b(1, c=2)" as [("a", [], {}), ("b", [1], {"c": 2})]; literals only."""
+  # Bars inside quotes are no separators, so the whole is parsed as Python.
+  try:
+    node = ast.parse(spec.strip(), mode="eval").body
+    found = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+      found.append(node.right)
+      node = node.left
+    found.append(node)
+    return [_call(n) for n in reversed(found)]
+  except (SyntaxError, ValueError) as e:
+    raise UserError(
+        "A preprocessing string is operations with literal arguments between"
+        f" bars, as in 'decode|resize(224)'; got {spec!r} ({e})."
+    ) from None
+
+
+def _call(node: ast.expr) -> tuple[str, list, dict]:
+  if isinstance(node, ast.Name):
+    return node.id, [], {}
+  if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+    raise ValueError(f"{ast.unparse(node)!r} is no operation")
+  if any(k.arg is None for k in node.keywords):
+    raise ValueError("** is not allowed")
+  args = [ast.literal_eval(a) for a in node.args]
+  kwargs = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+  return node.func.id, args, kwargs
+
+
+def _operation(name: str, args: list, kwargs: dict):
+  if name not in ops.OPS:
+    known = [*ops.OPS, "value_range", "tokenize"]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known: {sorted(known)}."
+    raise UserError(f"Unknown preprocessing operation {name!r}; {hint}")
+  function = ops.OPS[name]
+  parameters = list(inspect.signature(function).parameters.values())[2:]
+  try:
+    inspect.Signature(parameters).bind(*args, **kwargs)
+  except TypeError as e:
+    raise _bad_arguments(name, inspect.Signature(parameters), e) from None
+  return lambda record, rng: function(record, rng, *args, **kwargs)
+
+
+def _bind(name: str, function, args: list, kwargs: dict) -> dict:
+  signature = inspect.signature(function)
+  try:
+    bound = signature.bind(*args, **kwargs)
+  except TypeError as e:
+    raise _bad_arguments(name, signature, e) from None
+  bound.apply_defaults()
+  return bound.arguments
+
+
+def _bad_arguments(name: str, signature, e: TypeError) -> UserError:
+  return UserError(f"Preprocessing: expected {name}{signature}; {e}.")
+
+
+def _value_range(low, high):
+  """Signature of value_range."""
+
+
+def _tokenize(max_len, model, eos="sticky", pad_value=1):
+  """Signature of tokenize."""

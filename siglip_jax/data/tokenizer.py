@@ -1,0 +1,121 @@
+"""SentencePiece tokenizers, read and trained.
+
+  python -m siglip_jax.data.tokenizer --path=PICTURES --out=tokenizer.model
+
+trains one on the captions of a folder.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+import hashlib
+from pathlib import Path
+
+from absl import flags
+from jaxtyping import Int32
+import numpy as np
+import sentencepiece as spm
+
+from siglip_jax import cli
+from siglip_jax.data import sources
+from siglip_jax.errors import UserError
+
+EOS_ID = 1
+
+
+class Tokenizer:
+  """A SentencePiece model file."""
+
+  def __init__(self, path: str | Path):
+    self.path = Path(path)
+    if not self.path.is_file():
+      raise UserError(
+          f"There is no tokenizer {path}: expected a SentencePiece model."
+          " `python -m siglip_jax.data.tokenizer` trains one on captions."
+      )
+    data = self.path.read_bytes()
+    self.digest = hashlib.sha256(data).hexdigest()
+    self._model = spm.SentencePieceProcessor()
+    try:
+      self._model.LoadFromSerializedProto(data)
+    except RuntimeError:
+      raise UserError(
+          f"{path} is no SentencePiece model, or a damaged one."
+      ) from None
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of pieces."""
+    return self._model.vocab_size()
+
+  def encode(
+      self, text: str, *, max_len: int, eos: str = "sticky", pad_value: int = 1
+  ) -> Int32[np.ndarray, "L"]:
+    """Token ids, cut or padded to `max_len`.
+
+    Args:
+      text: any string.
+      max_len: length of the result.
+      eos: "sticky" ends even a cut text in the end-of-sentence id, "yes" adds
+        it where there is room, "none" never does.
+      pad_value: what fills up; SigLIP pads with its end-of-sentence id, 1.
+    """
+    ids = self._model.encode(text)
+    if eos == "sticky":
+      ids = ids[: max_len - 1] + [self._model.eos_id()]
+    elif eos == "yes":
+      ids = (ids + [self._model.eos_id()])[:max_len]
+    elif eos == "none":
+      ids = ids[:max_len]
+    else:
+      raise UserError(f"eos must be sticky, yes or none; got {eos!r}.")
+    padding = [pad_value] * (max_len - len(ids))
+    return np.array(ids + padding, np.int32)
+
+
+def train(texts: Iterable[str], path: str | Path, *, vocab_size: int) -> None:
+  """Trains a unigram model with byte fallback and writes it to `path`.
+
+  Texts are lower-cased, as preprocessing does. A small corpus gives fewer
+  pieces than `vocab_size`.
+  """
+  texts = sorted({t.lower() for t in texts if t.strip()})
+  if not texts:
+    raise UserError("A tokenizer needs texts to be trained on; there are none.")
+  part = Path(path).with_suffix(".part")
+  with part.open("wb") as f:
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=f,
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        character_coverage=1.0,
+        pad_id=0,
+        eos_id=EOS_ID,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=1,  # the same model every time
+        minloglevel=2,
+    )
+  part.replace(path)
+
+
+_PATH = flags.DEFINE_string("path", None, "Folder of captioned pictures.")
+_OUT = flags.DEFINE_string("out", "tokenizer.model", "File to write.")
+_VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 8000, "Most pieces to learn.")
+
+
+def main(argv: Sequence[str]) -> None:
+  """Trains a tokenizer on a folder's captions."""
+  del argv
+  if not _PATH.value:
+    raise UserError("--path=FOLDER is needed: pictures with captions.")
+  source = sources.make(path=_PATH.value, split="train")
+  texts = (source[i]["text"] for i in range(len(source)))
+  train(texts, _OUT.value, vocab_size=_VOCAB_SIZE.value)
+  size = Tokenizer(_OUT.value).vocab_size
+  print(f"{_OUT.value}: {size} pieces from {len(source)} captions")
+
+
+if __name__ == "__main__":
+  cli.run(main)

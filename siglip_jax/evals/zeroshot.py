@@ -1,0 +1,95 @@
+"""Zero-shot classification: pictures against the embeddings of class names."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from siglip_jax.data.sources import Source
+from siglip_jax.evals import prompts
+from siglip_jax.evals import scores
+
+_ROWS = 1024  # pictures scored at a time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+  """A picture (its number in the source), its name, and the three best names."""
+
+  index: int
+  truth: str
+  guesses: list[tuple[str, float]]  # name, sigmoid probability
+
+  @property
+  def right(self) -> bool:
+    """Whether the best name is the right one."""
+    return self.guesses[0][0] == self.truth
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+  """Scores, and examples to look at."""
+
+  scores: list[scores.Score]
+  gallery: list[Example] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Zeroshot:
+  """Top-1 and top-5 of a labelled source.
+
+  Attributes:
+    dataset: the name in metrics.
+    source: pictures.
+    class_names: all candidates.
+    labels: the number of each picture's class.
+    templates: prompts to average over.
+    gallery: how many examples to return.
+  """
+
+  dataset: str
+  source: Source
+  class_names: Sequence[str]
+  labels: Sequence[int]
+  templates: Sequence[str] = ("{}",)
+  gallery: int = 24
+
+  def run(self, encoder) -> Result:
+    """Evaluates an encoder (see `predict.Encoder`)."""
+    zcls = prompts.ensemble(
+        encoder.encode_texts, self.class_names, self.templates
+    )
+    zimg = encoder.encode_source(self.source)
+    labels = np.asarray(self.labels)
+    show = set(
+        np.linspace(0, len(zimg) - 1, min(self.gallery, len(zimg))).astype(int)
+    )
+    found, gallery = [], []
+    for start in range(0, len(zimg), _ROWS):
+      cosine = zimg[start : start + _ROWS] @ zcls.T
+      right = labels[start : start + _ROWS, None] == np.arange(len(zcls))
+      found.append(scores.ranks(cosine, right))
+      for i in sorted(show & set(range(start, start + len(cosine)))):
+        gallery.append(self._example(i, cosine[i - start], encoder))
+    ranks = np.concatenate(found)
+    return Result(
+        scores=[
+            scores.score(
+                f"zeroshot/{self.dataset}/top{k}", ranks < k,
+                scores.chance_at(k, 1, len(zcls)),
+            )
+            for k in (1, 5)
+        ],
+        gallery=gallery,
+    )
+
+  def _example(self, index: int, cosine: np.ndarray, encoder) -> Example:
+    best = np.argsort(-cosine, kind="stable")[:3]
+    logits = encoder.temperature * cosine[best] + encoder.bias
+    probabilities = 1 / (1 + np.exp(-logits))
+    names = [self.class_names[i] for i in best]
+    return Example(
+        index=index,
+        truth=self.class_names[self.labels[index]],
+        guesses=list(zip(names, map(float, probabilities), strict=True)),
+    )

@@ -1,0 +1,104 @@
+"""The image tower: a Vision Transformer (arXiv 2010.11929)."""
+
+from flax import linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array
+from jaxtyping import Float
+import numpy as np
+
+from siglip_jax.errors import UserError
+from siglip_jax.models import layers
+
+
+class VIT(nn.Module):
+  """Patches, positions, blocks, a pooling head and perhaps a projection.
+
+  Attributes:
+    width: of the residual stream.
+    depth: number of blocks.
+    mlp_dim: hidden width of the MLPs.
+    num_heads: attention heads, of the MAP head, too.
+    patch: side of a patch, pixels.
+    pool_type: "map", "gap" (mean) or "tok" (class token).
+    posemb: "learn" or "sincos2d"; added before the class token.
+    out_dim: width of the projection, or None for none.
+    scan: stack the blocks and scan over them.
+    remat: see `layers.Encoder`.
+    dtype: of activations and matmuls.
+  """
+
+  width: int
+  depth: int
+  mlp_dim: int
+  num_heads: int
+  patch: int
+  pool_type: str = "map"
+  posemb: str = "learn"
+  out_dim: int | None = None
+  scan: bool = False
+  remat: str = "none"
+  dtype: layers.Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
+    _, h, w, _ = images.shape
+    if h % self.patch or w % self.patch:
+      raise UserError(
+          f"Pictures of {h} x {w} pixels cannot be cut into patches of"
+          f" {self.patch}: change image_size or patch."
+      )
+    x = nn.Conv(
+        self.width, (self.patch, self.patch), strides=(self.patch, self.patch),
+        padding="VALID", dtype=self.dtype, name="embedding",
+    )(images.astype(self.dtype))
+    b, rows, cols, d = x.shape
+    x = x.reshape(b, rows * cols, d)
+    x = x + self._positions(rows, cols, d).astype(self.dtype)
+    if self.pool_type == "tok":
+      cls = self.param("cls", nn.initializers.zeros, (1, 1, d))
+      cls = jnp.broadcast_to(cls.astype(self.dtype), (b, 1, d))
+      x = jnp.concatenate([cls, x], axis=1)
+    x = layers.Encoder(
+        depth=self.depth, mlp_dim=self.mlp_dim, num_heads=self.num_heads,
+        scan=self.scan, remat=self.remat, dtype=self.dtype, name="Transformer",
+    )(x)
+    x = self._pool(x)
+    if self.out_dim is not None:
+      x = nn.Dense(self.out_dim, dtype=self.dtype, name="head")(x)
+    return x
+
+  def _positions(self, h: int, w: int, width: int):
+    if self.posemb == "learn":
+      init = nn.initializers.normal(1 / np.sqrt(width))
+      return self.param("pos_embedding", init, (1, h * w, width))
+    if self.posemb == "sincos2d":
+      return sincos2d(h, w, width)
+    raise UserError(
+        f"posemb must be learn or sincos2d; got {self.posemb!r}."
+    )
+
+  def _pool(self, x):
+    if self.pool_type == "map":
+      return layers.MAPHead(
+          self.mlp_dim, self.num_heads, self.dtype, name="MAPHead_0"
+      )(x)
+    if self.pool_type == "gap":
+      return jnp.mean(x, axis=1)
+    if self.pool_type == "tok":
+      return x[:, 0]
+    raise UserError(
+        f"pool_type of the image tower must be map, gap or tok; got"
+        f" {self.pool_type!r}."
+    )
+
+
+def sincos2d(h: int, w: int, width: int) -> Float[Array, "1 L D"]:
+  """Fixed positions as in MoCo v3 (arXiv 2104.02057): sin, cos of x and y."""
+  if width % 4:
+    raise UserError(f"sincos2d needs a width divisible by 4; got {width}.")
+  y, x = jnp.mgrid[:h, :w]
+  omega = 1 / 10_000 ** (jnp.arange(width // 4) / (width // 4 - 1))
+  y = jnp.einsum("M,D->MD", y.flatten().astype(jnp.float32), omega)
+  x = jnp.einsum("M,D->MD", x.flatten().astype(jnp.float32), omega)
+  waves = [jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)]
+  return jnp.concatenate(waves, axis=1)[None]

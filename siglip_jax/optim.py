@@ -1,0 +1,188 @@
+"""Optimizers by config, with rules over parameter names."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import difflib
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from siglip_jax import schedules
+from siglip_jax import tree
+from siglip_jax.errors import UserError
+
+Rules = Sequence[tuple[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+  """What to do with gradients of the trainable parameters.
+
+  `tx` is over the tree of the `trainable` names alone: what is `frozen` has
+  neither gradient nor optimizer memory.
+  """
+
+  tx: optax.GradientTransformation
+  trainable: frozenset[str]
+  frozen: frozenset[str]
+  schedules: Mapping[str, schedules.Schedule]
+
+
+def make(
+    params: Mapping,
+    *,
+    total_steps: int,
+    batch_size: int,
+    lr: float,
+    schedule: Rules,
+    name: str = "adam",
+    options: Mapping[str, Any] | None = None,
+    wd: float = 0.0,
+    lr_mults: Rules = ((".*", 1.0),),
+    wd_mults: Rules = ((".*/kernel", 1.0), (".*", 0.0)),
+    clip_norm: float | None = 1.0,
+) -> Optimizer:
+  """Makes an optimizer.
+
+  The update is p -= schedule * (lr * lr_mult * u + wd * wd_mult * p), u being
+  the optimizer's direction: weight decay follows the schedule and not the
+  learning rate, as in big_vision.
+
+  Args:
+    params: the parameter tree, arrays or shapes.
+    total_steps: length of the schedule.
+    batch_size: global, for durations in examples.
+    lr: peak learning rate.
+    schedule: (regex, keyword arguments of `schedules.make`, or None to freeze).
+    name: adam, adafactor, lion or sgd.
+    options: keyword arguments of the optimizer, e.g. dict(b2=0.95).
+    wd: weight decay.
+    lr_mults: (regex, factor on lr).
+    wd_mults: (regex, factor on wd); kernels alone decay by default.
+    clip_norm: largest global norm of the gradient, or None.
+
+  Raises:
+    UserError: an unknown name or option, or a rule that misses.
+  """
+  names = list(tree.flatten(params))
+  by_name = tree.assign(schedule, names, what="config.optim.schedule")
+  lr_of = tree.assign(lr_mults, names, what="config.optim.lr_mults")
+  wd_of = tree.assign(wd_mults, names, what="config.optim.wd_mults")
+  made = {
+      regex: schedules.make(
+          total_steps=total_steps, batch_size=batch_size, **kwargs
+      )
+      for regex, kwargs in schedule
+      if kwargs is not None
+  }
+  regex_of = tree.assign(
+      [(regex, regex) for regex, _ in schedule], names, what="schedule"
+  )
+  trainable = frozenset(n for n in names if by_name[n] is not None)
+  if not trainable:
+    raise UserError("config.optim.schedule freezes everything: nothing to do.")
+  parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+  parts += [
+      _direction(name, options or {}),
+      _apply_rates(
+          lr={n: lr * lr_of[n] for n in trainable},
+          wd={n: wd * wd_of[n] for n in trainable},
+          rate={n: made[regex_of[n]] for n in trainable},
+      ),
+  ]
+  return Optimizer(
+      tx=optax.chain(*parts),
+      trainable=trainable,
+      frozen=frozenset(names) - trainable,
+      schedules=made,
+  )
+
+
+def _apply_rates(*, lr, wd, rate) -> optax.GradientTransformation:
+  """Learning rates, weight decay and schedules, a parameter at a time."""
+
+  def init(params):
+    del params
+    return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+
+  def update(updates, state, params):
+    flat = tree.flatten(params)
+    multiplier = {f: f(state.count) for f in set(rate.values())}
+    new = {
+        n: -multiplier[rate[n]] * (lr[n] * u + wd[n] * flat[n])
+        for n, u in tree.flatten(updates).items()
+    }
+    count = optax.safe_increment(state.count)
+    return tree.unflatten(new), optax.ScaleByScheduleState(count=count)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _direction(name: str, options: Mapping) -> optax.GradientTransformation:
+  makers: dict[str, Callable[..., optax.GradientTransformation]] = {
+      "adam": _adam,
+      "adafactor": _adafactor,
+      "lion": _lion,
+      "sgd": _sgd,
+  }
+  if name not in makers:
+    raise UserError(
+        f"config.optim.name must be one of {sorted(makers)}; got {name!r}."
+    )
+  known = list(inspect.signature(makers[name]).parameters)
+  for key in options:
+    if key not in known:
+      close = difflib.get_close_matches(key, known, n=1) or known
+      raise UserError(
+          f"Unknown option config.optim.options.{key} of {name}; did you mean"
+          f" {' or '.join(close)}?"
+      )
+  return makers[name](**options)
+
+
+def _adam(
+    *, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8,
+    mu_dtype: str | None = None,
+) -> optax.GradientTransformation:
+  return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
+
+
+def _lion(
+    *, b1: float = 0.9, b2: float = 0.99, mu_dtype: str | None = None
+) -> optax.GradientTransformation:
+  return optax.scale_by_lion(b1=b1, b2=b2, mu_dtype=mu_dtype)
+
+
+def _sgd(*, momentum: float = 0.9) -> optax.GradientTransformation:
+  return optax.trace(decay=momentum)
+
+
+def _adafactor(
+    *, min_dim_size_to_factor: int = 32, decay_rate: float = 0.8,
+    b2_cap: float = 0.999, clipping_threshold: float | None = None,
+    momentum: float | None = 0.9, momentum_dtype: str = "bfloat16",
+    eps: float = 1e-30,
+) -> optax.GradientTransformation:
+  """Adafactor as big_vision trains ViTs with it (arXiv 2106.04560, 3.4)."""
+
+  def b2(step: jax.Array, exponent: float) -> jax.Array:
+    return jnp.minimum(b2_cap, 1.0 - (step + 1.0) ** -exponent)
+
+  parts = [
+      optax.scale_by_factored_rms(
+          factored=True, decay_rate=decay_rate, epsilon=eps, decay_rate_fn=b2,
+          min_dim_size_to_factor=min_dim_size_to_factor,
+      )
+  ]
+  if clipping_threshold is not None:
+    parts.append(optax.clip_by_block_rms(clipping_threshold))
+  if momentum is not None:
+    parts.append(
+        optax.ema(momentum, debias=False, accumulator_dtype=momentum_dtype)
+    )
+  return optax.chain(*parts)

@@ -1,0 +1,87 @@
+"""Nested dicts of parameters by name, and rules over those names."""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import re
+from typing import Any
+
+from siglip_jax.errors import UserError
+
+
+def flatten(params: Mapping, prefix: str = "") -> dict[str, Any]:
+  """{"img": {"cls": x}} -> {"img/cls": x}, sorted by name."""
+  flat = {}
+  for key in sorted(params):
+    value, name = params[key], f"{prefix}{key}"
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f"{name}/")
+    else:
+      flat[name] = value
+  return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict:
+  """The inverse of `flatten`."""
+  params: dict = {}
+  for name, value in flat.items():
+    *path, leaf = name.split("/")
+    node = params
+    for key in path:
+      node = node.setdefault(key, {})
+    node[leaf] = value
+  return params
+
+
+def select(params: Mapping, names: Iterable[str]) -> dict:
+  """The part of the tree with these names."""
+  flat = flatten(params)
+  return unflatten({n: flat[n] for n in sorted(names)})
+
+
+def merge(a: Mapping, b: Mapping) -> dict:
+  """The union of two trees with different names."""
+  return unflatten(dict(sorted((flatten(a) | flatten(b)).items())))
+
+
+def assign(
+    rules: Sequence[tuple[str, Any]], names: Iterable[str], *, what: str
+) -> dict[str, Any]:
+  """Gives each name the value of the first rule whose regex matches it whole.
+
+  Args:
+    rules: (regex, value), most specific first.
+    names: parameter names such as "img/embedding/kernel".
+    what: the config field the rules come from, for messages.
+
+  Raises:
+    UserError: a name no rule matches, or a rule that decides no name.
+  """
+  try:
+    compiled = [(re.compile(regex), value) for regex, value in rules]
+  except re.error as e:
+    raise UserError(
+        f"{what}: {e.pattern!r} is no regular expression: {e}."
+    ) from None
+  names = list(names)
+  assigned, used = {}, set()
+  for name in names:
+    for i, (regex, value) in enumerate(compiled):
+      if regex.fullmatch(name):
+        assigned[name] = value
+        used.add(i)
+        break
+    else:
+      raise UserError(
+          f"{what}: every parameter needs a rule, and {name!r} matches none."
+          ' End the list with a rule for ".*".'
+      )
+  for i, (regex, _) in enumerate(compiled):
+    if i not in used:
+      taken = any(regex.fullmatch(n) for n in names)
+      why = "earlier rules took all it matches" if taken else "it matches none"
+      raise UserError(
+          f"{what}: the rule {regex.pattern!r} decides no parameter: {why}."
+          f" Names look like {names[0]!r}."
+      )
+  return assigned
