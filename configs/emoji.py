@@ -32,8 +32,8 @@ def get_config(arg=None):
   c.data = dict(**emoji, split="train")
   # Never mirrored: some names say left or right.
   c.data.pp = (
-      f'decode_rgba|background("random")|affine(15, 0.1, 0.8, 1.1)'
-      f"|color_jitter(0.3, 0.3, 0.3)|resize({c.image_size})"
+      f'decode_rgba|resize({c.image_size})|background("random", p=0.5)'
+      f"|affine(15, 0.1, 0.8, 1.15)|color_jitter(0.3, 0.3, 0.3)"
       f"|value_range(-1,1)|choice({picked}, outkey=\"text\")|{text}"
       '|keep("image", "text")'
   )
@@ -43,18 +43,21 @@ def get_config(arg=None):
       image=f"decode|resize({c.image_size})|value_range(-1,1)", text=text
   )
 
-  tower = dict(width=192, depth=4, mlp_dim=768, num_heads=6)
   c.model = dict(
-      image=dict(**tower, patch=12, pool_type="map"),
-      text=dict(**tower, vocab_size=8000),
+      image=dict(
+          width=192, depth=4, mlp_dim=768, num_heads=6, patch=12, pool_type="map"
+      ),
+      text=dict(
+          width=128, depth=2, mlp_dim=512, num_heads=4, vocab_size=8000
+      ),
       out_dim=(None, 192),
       temperature_init=10.0,
-      bias_init=-10.0,
+      bias_init=-5.5,  # -log(batch): -10 suits a batch of 32k
   )
   c.loss = dict(name="ring_sigmoid")
   c.optim = dict(
       name="adam",
-      lr=1e-3,
+      lr=2e-3,
       wd=1e-4,
       options=dict(b2=0.95),  # 0.999 spikes at large batch
       schedule=[(".*", dict(decay="cosine", warmup_percent=0.1))],

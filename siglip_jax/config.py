@@ -24,6 +24,9 @@ _TOP_LEVEL = (
 ).split()
 
 
+Section = Mapping | ml_collections.ConfigDict
+
+
 def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
   """Parses the part of --config after the colon: "a=1,b=text,flag".
 
@@ -123,7 +126,7 @@ def train_source(config: ml_collections.ConfigDict):
 
 
 def check_section(
-    name: str, section: Mapping, constructor: Callable[..., Any]
+    name: str, section: Section, constructor: Callable[..., Any]
 ) -> None:
   """A section must be keyword arguments of its constructor."""
   parameters = inspect.signature(constructor).parameters
@@ -136,7 +139,7 @@ def check_section(
   _check_keys(f"config.{name}", section, parameters, required=given)
 
 
-def _check_keys(name: str, section: Mapping, known, *, required) -> None:
+def _check_keys(name: str, section: Section, known, *, required) -> None:
   for key in section:
     if key not in known:
       raise UserError(f"Unknown key {name}.{key}; {_suggest(key, known)}")

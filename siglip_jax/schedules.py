@@ -14,7 +14,10 @@ _UNITS = ("steps", "examples", "percent")
 
 
 def steps(
-    name: str, durations: Mapping[str, float], total_steps: int, batch_size: int
+    name: str,
+    durations: Mapping[str, float | None],
+    total_steps: int,
+    batch_size: int,
 ) -> int:
   """The duration `name`, given as name_steps, name_examples or name_percent.
 
@@ -29,6 +32,7 @@ def steps(
   if len(given) > 1:
     raise UserError(f"{name} is given as {given}: expected one of them.")
   value = durations[f"{name}_{given[0]}"]
+  assert value is not None
   scale = {
       "steps": 1,
       "examples": 1 / batch_size,

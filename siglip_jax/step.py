@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding
@@ -22,10 +23,10 @@ from siglip_jax.optim import Optimizer
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
-  """All that changes while training."""
+  """All that changes while training: arrays, or their shapes or shardings."""
 
-  step: Array
-  replaced: Array  # examples that could not be read, so far
+  step: Any
+  replaced: Any  # examples that could not be read, so far
   params: dict
   opt_state: optax.OptState
 
@@ -137,8 +138,8 @@ def make_train_step(
     metrics = {
         "train/loss": value,
         "data/replaced": replaced,
-        "train/grad_norm": optax.global_norm(grads),
-        "train/update_norm": optax.global_norm(updates),
+        "train/grad_norm": optax.tree.norm(grads),
+        "train/update_norm": optax.tree.norm(updates),
         "train/temperature": jnp.exp(state.params["t"][0]),
     }
     if "b" in state.params:

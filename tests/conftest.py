@@ -11,7 +11,7 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-install_import_hook("siglip_jax", "beartype.beartype")
+install_import_hook("siglip_jax", "typechecker.check")
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,14 @@ import json
 from pathlib import Path
 from typing import Any
 from typing import Protocol
+from typing import runtime_checkable
 
 from siglip_jax.errors import UserError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
+@runtime_checkable
 class Source(Protocol):
   """Records by number."""
 

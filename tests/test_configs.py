@@ -1,0 +1,88 @@
+"""Every config is valid and its step has a shape."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import pytest
+
+from siglip_jax import config as config_lib
+from siglip_jax import sharding
+from siglip_jax import tree
+from siglip_jax.errors import UserError
+from siglip_jax.run import Run
+
+CONFIGS = sorted(p.stem for p in Path("configs").glob("*.py"))
+
+
+def get(name, arg=None):
+  spec = importlib.util.spec_from_file_location(name, f"configs/{name}.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module, module.get_config(arg).lock()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_is_valid_and_its_step_keeps_the_states_shape(name):
+  module, config = get(name)
+  config_lib.validate(config)
+  assert "row" in module.__doc__  # says which published row it follows
+  run = Run(config, sharding.make_mesh(**config.mesh))
+  state, metrics = jax.eval_shape(
+      run.train_step, run.state_shapes, run.batch_shapes()
+  )
+  as_tuples = lambda t: jax.tree.map(lambda x: (x.shape, x.dtype), t)
+  assert as_tuples(state) == as_tuples(run.state_shapes)
+  assert metrics["train/loss"].shape == ()
+
+
+def test_lit_configs_hold_no_optimizer_memory_for_the_locked_tower():
+  _, config = get("l256_lit")
+  run = Run(config, sharding.make_mesh())
+  moments = [
+      "/".join(str(getattr(k, "key", k)) for k in path)
+      for path, _ in jax.tree_util.tree_leaves_with_path(
+          run.state_shapes.opt_state
+      )
+  ]
+  assert any("txt/" in m for m in moments)
+  assert not any("img/" in m for m in moments)
+  assert all(n.startswith("img/") for n in run.optimizer.frozen)
+  assert run.optimizer.frozen == {
+      n for n in tree.flatten(run.state_shapes.params) if n.startswith("img/")
+  }
+
+
+def test_unknown_keys_are_errors_with_a_suggestion():
+  _, config = get("emoji")
+  with config.unlocked():
+    config.optim.warmup = 3
+  with pytest.raises(UserError, match=r"config\.optim\.warmup"):
+    config_lib.validate(config)
+  _, config = get("emoji")
+  with config.unlocked():
+    config.batchsize = 3
+  with pytest.raises(UserError, match="did you mean 'batch_size'"):
+    config_lib.validate(config)
+
+
+def test_arguments_have_types_and_names():
+  assert get("emoji", "steps=7")[1].total_steps == 7
+  with pytest.raises(UserError, match="did you mean 'steps'"):
+    get("emoji", "step=7")
+  with pytest.raises(UserError, match="must be a int"):
+    get("emoji", "steps=many")
+
+
+def test_a_batch_that_does_not_divide_names_the_nearest():
+  _, config = get("emoji")
+  config.batch_size = 13
+  with pytest.raises(UserError, match="the nearest are 8 and 16"):
+    Run(config, sharding.make_mesh())
+
+
+def test_microbatch_must_divide_the_batch():
+  _, config = get("emoji")
+  config.microbatch = 100
+  with pytest.raises(UserError, match="divide config.batch_size"):
+    config_lib.validate(config)
