@@ -41,7 +41,5 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-main.takes_arguments = True
-
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, arguments=True)

@@ -1,6 +1,7 @@
 """Optimizers by config, with rules over parameter names."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -10,6 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+from jaxtyping import Float
 import optax
 
 from siglip_jax import schedules
@@ -17,6 +21,11 @@ from siglip_jax import tree
 from siglip_jax.errors import UserError
 
 Rules = Sequence[tuple[str, Any]]
+_SCHEDULE_OPTIONS = [
+    option
+    for option in inspect.signature(schedules.make).parameters
+    if option not in ("total_steps", "batch_size", "num_examples")
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +40,11 @@ class Optimizer:
   trainable: frozenset[str]
   frozen: frozenset[str]
   schedules: Mapping[str, schedules.Schedule]
+  lr: float
+
+  def lr_at(self, step: ArrayLike) -> dict[str, Float[Array, ""]]:
+    """Learning rates at a step, before lr_mults, by regex of `schedule`."""
+    return {k: self.lr * f(step) for k, f in self.schedules.items()}
 
 
 def make(
@@ -46,6 +60,7 @@ def make(
     lr_mults: Rules = ((".*", 1.0),),
     wd_mults: Rules = ((".*/kernel", 1.0), (".*", 0.0)),
     clip_norm: float | None = 1.0,
+    num_examples: int | None = None,
 ) -> Optimizer:
   """Makes an optimizer.
 
@@ -64,29 +79,41 @@ def make(
     wd: weight decay.
     lr_mults: (regex, factor on lr).
     wd_mults: (regex, factor on wd); kernels alone decay by default.
-    clip_norm: largest global norm of the gradient, or None.
+    clip_norm: largest global norm of the trainable gradient, or None.
+    num_examples: in an epoch, for durations in epochs.
 
   Raises:
     UserError: an unknown name or option, or a rule that misses.
   """
   names = list(tree.flatten(params))
+  if clip_norm is not None and not clip_norm > 0:
+    raise UserError(
+        "config.optim.clip_norm must be positive, or None not to clip; got"
+        f" {clip_norm}."
+    )
   by_name = tree.assign(schedule, names, what="config.optim.schedule")
   lr_of = tree.assign(lr_mults, names, what="config.optim.lr_mults")
   wd_of = tree.assign(wd_mults, names, what="config.optim.wd_mults")
-  made = {
-      regex: schedules.make(
-          total_steps=total_steps, batch_size=batch_size, **kwargs
+  made = {}
+  for regex, kwargs in schedule:
+    if kwargs is not None:
+      field = f"config.optim.schedule {regex!r}"
+      _check(field, kwargs, _SCHEDULE_OPTIONS)
+      made[regex] = schedules.make(
+          total_steps=total_steps,
+          batch_size=batch_size,
+          num_examples=num_examples,
+          **kwargs,
       )
-      for regex, kwargs in schedule
-      if kwargs is not None
-  }
   regex_of = tree.assign(
       [(regex, regex) for regex, _ in schedule], names, what="schedule"
   )
   trainable = frozenset(n for n in names if by_name[n] is not None)
   if not trainable:
     raise UserError("config.optim.schedule freezes everything: nothing to do.")
-  parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+  parts = []
+  if clip_norm is not None:
+    parts.append(optax.clip_by_global_norm(clip_norm))
   parts += [
       _direction(name, options or {}),
       _apply_rates(
@@ -100,6 +127,7 @@ def make(
       trainable=trainable,
       frozen=frozenset(names) - trainable,
       schedules=made,
+      lr=lr,
   )
 
 
@@ -110,7 +138,8 @@ def _apply_rates(*, lr, wd, rate) -> optax.GradientTransformation:
     del params
     return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
 
-  def update(updates, state, params):
+  def update(updates, state, params=None):
+    assert params is not None, "weight decay needs the parameters"
     flat = tree.flatten(params)
     multiplier = {f: f(state.count) for f in set(rate.values())}
     new = {
@@ -130,23 +159,28 @@ def _direction(name: str, options: Mapping) -> optax.GradientTransformation:
       "lion": _lion,
       "sgd": _sgd,
   }
-  if name not in makers:
-    raise UserError(
-        f"config.optim.name must be one of {sorted(makers)}; got {name!r}."
-    )
-  known = list(inspect.signature(makers[name]).parameters)
-  for key in options:
-    if key not in known:
-      close = difflib.get_close_matches(key, known, n=1) or known
-      raise UserError(
-          f"Unknown option config.optim.options.{key} of {name}; did you mean"
-          f" {' or '.join(close)}?"
-      )
+  _check("config.optim.name", [name], makers)
+  known = inspect.signature(makers[name]).parameters
+  _check(f"config.optim.options of {name}", options, known)
   return makers[name](**options)
 
 
+def _check(field: str, given: Iterable[str], known: Iterable[str]) -> None:
+  known = list(known)
+  for word in given:
+    if word not in known:
+      close = difflib.get_close_matches(word, known, n=1)
+      mend = f" Did you mean {close[0]!r}?" if close else ""
+      raise UserError(
+          f"{field} must be one of {', '.join(known)}; got {word!r}.{mend}"
+      )
+
+
 def _adam(
-    *, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
     mu_dtype: str | None = None,
 ) -> optax.GradientTransformation:
   return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
@@ -163,19 +197,26 @@ def _sgd(*, momentum: float = 0.9) -> optax.GradientTransformation:
 
 
 def _adafactor(
-    *, min_dim_size_to_factor: int = 32, decay_rate: float = 0.8,
-    b2_cap: float = 0.999, clipping_threshold: float | None = None,
-    momentum: float | None = 0.9, momentum_dtype: str = "bfloat16",
+    *,
+    min_dim_size_to_factor: int = 32,
+    decay_rate: float = 0.8,
+    b2_cap: float = 0.999,
+    clipping_threshold: float | None = None,
+    momentum: float | None = 0.9,
+    momentum_dtype: str = "bfloat16",
     eps: float = 1e-30,
 ) -> optax.GradientTransformation:
   """Adafactor as big_vision trains ViTs with it (arXiv 2106.04560, 3.4)."""
 
-  def b2(step: jax.Array, exponent: float) -> jax.Array:
-    return jnp.minimum(b2_cap, 1.0 - (step + 1.0) ** -exponent)
+  def b2(step: ArrayLike, exponent: ArrayLike) -> jax.Array:
+    return jnp.minimum(b2_cap, 1.0 - (step + 1.0) ** -jnp.asarray(exponent))
 
   parts = [
       optax.scale_by_factored_rms(
-          factored=True, decay_rate=decay_rate, epsilon=eps, decay_rate_fn=b2,
+          factored=True,
+          decay_rate=decay_rate,
+          epsilon=eps,
+          decay_rate_fn=b2,
           min_dim_size_to_factor=min_dim_size_to_factor,
       )
   ]

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from collections.abc import Mapping
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array
 from jaxtyping import Float
 
 from siglip_jax.errors import UserError
 
-Schedule = Callable[[Array], Float[Array, ""]]
-_UNITS = ("steps", "examples", "percent")
+Schedule = Callable[[ArrayLike], Float[Array, ""]]
+_UNITS = ("steps", "examples", "percent", "epochs")
 
 
 def steps(
@@ -18,69 +19,112 @@ def steps(
     durations: Mapping[str, float | None],
     total_steps: int,
     batch_size: int,
+    num_examples: int | None = None,
 ) -> int:
-  """The duration `name`, given as name_steps, name_examples or name_percent.
+  """The duration `name` in steps, rounded to the nearest.
 
-  A percent is a fraction of `total_steps` in [0, 1], as in big_vision.
+  Args:
+    name: looked up as name_steps, name_examples, name_percent or name_epochs.
+    durations: where to look; None counts as not given.
+    total_steps: what a percent, a fraction in [0, 1], is a fraction of.
+    batch_size: global.
+    num_examples: in an epoch.
 
   Raises:
-    UserError: given twice, or negative.
+    UserError: not given exactly once, out of range, or epochs of unknown size.
   """
   given = [u for u in _UNITS if durations.get(f"{name}_{u}") is not None]
-  if not given:
-    return 0
-  if len(given) > 1:
-    raise UserError(f"{name} is given as {given}: expected one of them.")
-  value = durations[f"{name}_{given[0]}"]
+  if len(given) != 1:
+    came = " and ".join(f"{name}_{u}" for u in given) or "none"
+    raise UserError(
+        f"{name} must be given once, as one of"
+        f" {', '.join(f'{name}_{u}' for u in _UNITS)}; got {came}."
+    )
+  unit = given[0]
+  value = durations[f"{name}_{unit}"]
   assert value is not None
-  scale = {
+  # Not `value < 0`, which lets NaN pass.
+  if not 0 <= value <= (1 if unit == "percent" else float("inf")):
+    raise UserError(
+        f"{name}_{unit} must be"
+        f" {'in [0, 1]' if unit == 'percent' else 'at least 0'}; got {value}."
+    )
+  if unit == "epochs" and not num_examples:
+    raise UserError(
+        f"{name}_epochs needs the number of examples in an epoch, which is"
+        f" unknown here; give num_examples or use {name}_steps."
+    )
+  steps_per_unit = {
       "steps": 1,
       "examples": 1 / batch_size,
       "percent": total_steps,
-  }[given[0]]
-  if value < 0 or (given[0] == "percent" and value > 1):
-    raise UserError(
-        f"{name}_{given[0]} must be positive, a percent at most 1; got {value}."
-    )
-  return round(value * scale)
+      "epochs": (num_examples or 0) / batch_size,
+  }
+  return round(value * steps_per_unit[unit])
 
 
 def make(
     *,
     total_steps: int,
     batch_size: int,
+    num_examples: int | None = None,
     decay: str = "cosine",
     final: float = 0.0,
     timescale: int = 10_000,
     warmup_steps: int | None = None,
     warmup_examples: int | None = None,
     warmup_percent: float | None = None,
+    warmup_epochs: float | None = None,
     cooldown_steps: int | None = None,
     cooldown_examples: int | None = None,
     cooldown_percent: float | None = None,
+    cooldown_epochs: float | None = None,
 ) -> Schedule:
   """A schedule: linear warm-up, decay, and linear cooldown to zero.
 
   Args:
     total_steps: where the schedule ends.
     batch_size: global, to count examples in.
+    num_examples: in an epoch, to count epochs in.
     decay: "cosine", "linear", "rsqrt" or "none".
     final: the multiplier that cosine and linear end with.
     timescale: steps after which rsqrt has fallen to 1 / sqrt(2).
-    warmup_steps: steps from 0 to 1; or in examples or percent.
+    warmup_steps: steps from 0 to 1; or in another unit of `steps`.
     warmup_examples: see warmup_steps.
     warmup_percent: see warmup_steps.
-    cooldown_steps: steps to 0 at the end; or in examples or percent.
+    warmup_epochs: see warmup_steps.
+    cooldown_steps: steps to 0 at the end; or in another unit of `steps`.
     cooldown_examples: see cooldown_steps.
     cooldown_percent: see cooldown_steps.
+    cooldown_epochs: see cooldown_steps.
+
+  Raises:
+    UserError: an unknown decay, or durations that do not fit the run.
   """
-  durations = dict(
-      warmup_steps=warmup_steps, warmup_examples=warmup_examples,
-      warmup_percent=warmup_percent, cooldown_steps=cooldown_steps,
-      cooldown_examples=cooldown_examples, cooldown_percent=cooldown_percent,
+  warmup = _optional(
+      "warmup",
+      dict(
+          warmup_steps=warmup_steps,
+          warmup_examples=warmup_examples,
+          warmup_percent=warmup_percent,
+          warmup_epochs=warmup_epochs,
+      ),
+      total_steps,
+      batch_size,
+      num_examples,
   )
-  warmup = steps("warmup", durations, total_steps, batch_size)
-  cooldown = steps("cooldown", durations, total_steps, batch_size)
+  cooldown = _optional(
+      "cooldown",
+      dict(
+          cooldown_steps=cooldown_steps,
+          cooldown_examples=cooldown_examples,
+          cooldown_percent=cooldown_percent,
+          cooldown_epochs=cooldown_epochs,
+      ),
+      total_steps,
+      batch_size,
+      num_examples,
+  )
   if decay not in ("cosine", "linear", "rsqrt", "none"):
     raise UserError(
         f"decay must be cosine, linear, rsqrt or none; got {decay!r}."
@@ -91,7 +135,7 @@ def make(
         f" the run ({total_steps})."
     )
 
-  def schedule(step: Array) -> Float[Array, ""]:
+  def schedule(step: ArrayLike) -> Float[Array, ""]:
     step = jnp.asarray(step, jnp.float32)
     progress = (step - warmup) / max(total_steps - warmup, 1)
     progress = jnp.clip(progress, 0.0, 1.0)
@@ -111,3 +155,10 @@ def make(
     return value
 
   return schedule
+
+
+def _optional(name: str, durations: Mapping[str, float | None], *run) -> int:
+  """`steps`, or 0 if the duration is not given at all."""
+  if all(value is None for value in durations.values()):
+    return 0
+  return steps(name, durations, *run)

@@ -41,7 +41,9 @@ def select(params: Mapping, names: Iterable[str]) -> dict:
 
 def merge(a: Mapping, b: Mapping) -> dict:
   """The union of two trees with different names."""
-  return unflatten(dict(sorted((flatten(a) | flatten(b)).items())))
+  a, b = flatten(a), flatten(b)
+  assert not a.keys() & b.keys(), f"in both: {sorted(a.keys() & b.keys())}"
+  return unflatten(dict(sorted((a | b).items())))
 
 
 def assign(
@@ -79,9 +81,14 @@ def assign(
   for i, (regex, _) in enumerate(compiled):
     if i not in used:
       taken = any(regex.fullmatch(n) for n in names)
-      why = "earlier rules took all it matches" if taken else "it matches none"
+      why = (
+          "earlier rules took all it matches. Move it up or remove it."
+          if taken
+          else "it matches none. Mend or remove it."
+      )
+      like = f" Names look like {names[0]!r}." if names else ""
       raise UserError(
-          f"{what}: the rule {regex.pattern!r} decides no parameter: {why}."
-          f" Names look like {names[0]!r}."
+          f"{what}: every rule must decide a parameter, and {regex.pattern!r}"
+          f" decides none: {why}{like}"
       )
   return assigned

@@ -1,0 +1,71 @@
+import pytest
+
+from siglip_jax import tree
+from siglip_jax.errors import UserError
+
+PARAMS = {"img": {"head": {"kernel": 1, "bias": 2}}, "t": 3}
+NAMES = ["img/head/bias", "img/head/kernel", "t"]
+
+
+def assign(*rules, names=NAMES):
+  return tree.assign(rules, names, what="config.x")
+
+
+def test_flatten_names_leaves_in_sorted_order():
+  flat = tree.flatten(PARAMS)
+  assert list(flat.items()) == list(zip(NAMES, [2, 1, 3], strict=True))
+
+
+def test_unflatten_inverts_flatten():
+  assert tree.unflatten(tree.flatten(PARAMS)) == PARAMS
+
+
+def test_select_and_merge_take_a_tree_apart_and_together():
+  head = tree.select(PARAMS, NAMES[:2])
+  assert head == {"img": PARAMS["img"]}
+  one, two = tree.select(PARAMS, NAMES[::2]), tree.select(PARAMS, NAMES[1:2])
+  assert one == {"img": {"head": {"bias": 2}}, "t": 3}
+  assert tree.merge(one, two) == PARAMS
+
+
+def test_merge_refuses_a_name_in_both():
+  with pytest.raises(AssertionError, match="'t'"):
+    tree.merge(PARAMS, {"t": 4})
+
+
+def test_the_first_rule_to_match_wins():
+  assert assign((".*/kernel", "a"), ("img/.*", "b"), (".*", "c")) == {
+      "img/head/kernel": "a",
+      "img/head/bias": "b",
+      "t": "c",
+  }
+
+
+def test_rules_match_whole_names():
+  with pytest.raises(UserError, match="'img/head/bias' matches none"):
+    assign(("img", 1), (".*/kernel", 2), ("t", 3))
+
+
+def test_a_name_without_a_rule_is_named_with_the_mend():
+  with pytest.raises(UserError, match=r"config\.x.*'t' matches.*'?\"\.\*\""):
+    assign(("img/.*", 1))
+
+
+def test_a_rule_that_matches_nothing_is_named():
+  with pytest.raises(UserError, match=r"'imgs/\.\*'.*it matches none"):
+    assign(("imgs/.*", 1), (".*", 2))
+
+
+def test_a_rule_behind_a_wider_one_is_named():
+  with pytest.raises(UserError, match=r"'t' decides none: earlier rules took"):
+    assign((".*", 1), ("t", 2))
+
+
+def test_rules_without_names_are_a_user_error():
+  with pytest.raises(UserError, match="it matches none"):
+    assign((".*", 1), names=[])
+
+
+def test_an_invalid_regex_is_named():
+  with pytest.raises(UserError, match=r"config\.x: '\(img' is no regular"):
+    assign(("(img", 1))
