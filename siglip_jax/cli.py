@@ -36,7 +36,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except (flags.Error, UserError, OSError) as e:
-    sys.exit(_fail(str(e)))
+    # absl puts the whole traceback of a config file into its message.
+    lines = [line for line in str(e).splitlines() if line.strip()]
+    in_config = any(line.startswith("Traceback") for line in lines)
+    message = lines[-1].split("UserError: ")[-1] if in_config else str(e)
+    sys.exit(_fail(message))
   except (AttributeError, KeyError, TypeError, ValueError) as e:
     message = str(e.args[0]) if e.args else repr(e)
     sys.exit(_fail(f"--config cannot be set as asked: {message}"))

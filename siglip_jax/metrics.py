@@ -1,5 +1,7 @@
 """Metrics on disk, and examples per second."""
 
+from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import json
 import math
@@ -17,25 +19,25 @@ class MetricWriter:
   """Appends to metrics.jsonl and to TensorBoard events.
 
   Args:
-    workdir: the run's folder.
-    write: False on all processes but one.
+    workdir: the run's folder, which exists.
+    write: True on process 0 only; elsewhere nothing is opened.
   """
 
-  def __init__(self, workdir: str | Path, *, write: bool = True):
+  def __init__(self, workdir: str | Path, *, write: bool):
     self._file = self._board = None
     if write:
       self._file = (Path(workdir) / _FILE).open("a", encoding="utf-8")
       self._board = tensorboardX.SummaryWriter(str(workdir))
 
-  def write(self, step: int, values: dict[str, float]) -> None:
-    """Writes one line; what is not finite is null in JSON."""
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes one line at once; what is not finite is null in JSON."""
     if self._file is None or self._board is None or not values:
       return
     line: dict[str, Any] = {"step": step}
     for name, value in values.items():
       line[name] = value if math.isfinite(value) else None
       self._board.add_scalar(name, value, step)
-    self._file.write(json.dumps(line) + "\n")
+    self._file.write(json.dumps(line, allow_nan=False) + "\n")
     self._file.flush()
 
   def close(self) -> None:
@@ -46,24 +48,21 @@ class MetricWriter:
 
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:
-  """All whole lines of metrics.jsonl."""
+  """All whole lines of metrics.jsonl; none if there is no file."""
   path = Path(workdir) / _FILE
   if not path.exists():
     return []
-  lines = []
-  for text in path.read_text("utf-8", errors="replace").splitlines():
-    try:
-      lines.append(json.loads(text))
-    except json.JSONDecodeError:
-      continue  # a crash cut it short
-  return lines
+  found = map(_parse, path.read_text("utf-8", errors="replace").splitlines())
+  return [line for line in found if line is not None]
 
 
 def rewind(workdir: str | Path, step: int) -> int:
-  """Drops lines after `step`, and a line a crash cut short.
+  """Drops lines after `step`, and a line that a crash cut short.
+
+  The file is replaced in one move, so a crash leaves the old or the new one.
 
   Returns:
-    How many lines were dropped.
+    How many lines were dropped, the cut one included.
   """
   path = Path(workdir) / _FILE
   if not path.exists():
@@ -71,31 +70,49 @@ def rewind(workdir: str | Path, step: int) -> int:
   before = path.read_text("utf-8", errors="replace").splitlines()
   kept = [line for line in read(workdir) if line["step"] <= step]
   part = path.with_suffix(".part")
-  part.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+  with part.open("w", encoding="utf-8") as f:
+    f.writelines(json.dumps(line) + "\n" for line in kept)
+    f.flush()
+    os.fsync(f.fileno())
   os.replace(part, path)
   return len(before) - len(kept)
+
+
+def _parse(text: str) -> dict[str, Any] | None:
+  """A line's object, None for anything that is not a whole one."""
+  try:
+    line = json.loads(text)
+  except json.JSONDecodeError:
+    return None
+  return line if isinstance(line, dict) and "step" in line else None
 
 
 class Throughput:
   """Examples per second since the last reading, without pauses."""
 
   def __init__(self):
-    self._examples, self._since = 0, 0.0
+    self._examples, self._since = 0, time.monotonic()
 
   def start(self, examples: int) -> None:
-    """Starts counting from `examples`."""
+    """Starts counting from `examples`, those of earlier runs."""
     self._examples, self._since = examples, time.monotonic()
 
   def rate(self, examples: int) -> float:
-    """Examples per second from the last reading to now."""
+    """Examples per second from the last reading to now.
+
+    Args:
+      examples: the running total.
+    """
     now = time.monotonic()
     found = (examples - self._examples) / max(now - self._since, 1e-9)
     self._examples, self._since = examples, now
     return found
 
   @contextlib.contextmanager
-  def pause(self):
-    """Time inside does not count."""
+  def pause(self) -> Iterator[None]:
+    """Time inside (evals, checkpoints) does not count. Pauses do not nest."""
     begin = time.monotonic()
-    yield
-    self._since += time.monotonic() - begin
+    try:
+      yield
+    finally:
+      self._since += time.monotonic() - begin

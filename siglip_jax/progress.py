@@ -6,6 +6,7 @@ import time
 from rich import console as rich_console
 from rich import progress as rich_progress
 from rich import table as rich_table
+from rich import text as rich_text
 
 from siglip_jax.evals.scores import Score
 
@@ -15,13 +16,17 @@ class Progress:
 
   Args:
     total_steps: where the bar ends.
-    start_step: where this process starts.
+    start_step: where this process starts, so that the time left is its own.
     show: False on all processes but one.
     console: where to print.
   """
 
   def __init__(
-      self, *, total_steps: int, start_step: int = 0, show: bool = True,
+      self,
+      *,
+      total_steps: int,
+      start_step: int = 0,
+      show: bool = True,
       console: rich_console.Console | None = None,
   ):
     self._console = console or rich_console.Console(highlight=False)
@@ -32,7 +37,6 @@ class Progress:
         rich_progress.TextColumn("step {task.completed}/{task.total}"),
         rich_progress.BarColumn(),
         rich_progress.TextColumn("{task.fields[text]}"),
-        rich_progress.TimeRemainingColumn(),
         console=self._console,
         disable=not self._live,
     )
@@ -41,38 +45,53 @@ class Progress:
     )
 
   def __enter__(self):
+    """Starts drawing."""
     self._bar.start()
     return self
 
   def __exit__(self, *unused):
+    """Leaves the last state on the terminal."""
     self._bar.stop()
 
   def update(
       self, step: int, *, loss: float, examples_per_second: float
   ) -> None:
-    """Shows a step's loss and the speed."""
-    text = f"loss {loss:.3f}  {examples_per_second:.0f} examples/s"
+    """Shows a step's loss, the speed and the time left at this pace."""
+    text = (
+        f"loss {loss:.2f} {examples_per_second:.0f} examples/s"
+        f" {self._left(step)} left"
+    )
     if self._live:
       self._bar.update(self._task, completed=step, text=text)
     elif self._show:
-      spent = time.monotonic() - self._begin
-      left = spent / max(step - self._start, 1) * (self._total - step)
-      minutes, seconds = divmod(round(left), 60)
-      self._console.print(
-          f"step {step}/{self._total}  {text}  {minutes}:{seconds:02d} left"
-      )
+      # A log file has no width, so nothing may be folded.
+      self._console.print(f"step {step}/{self._total} {text}", soft_wrap=True)
+
+  def _left(self, step: int) -> str:
+    spent = time.monotonic() - self._begin
+    seconds = spent / max(step - self._start, 1) * (self._total - step)
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+      return f"{hours}:{minutes:02d}:{seconds:02d}"
+    return f"{minutes}:{seconds:02d}"
 
 
 def final_table(
     scores: Sequence[Score], console: rich_console.Console | None = None
 ) -> None:
   """Prints scores, their 95 % intervals and chance."""
-  table = rich_table.Table("metric", title="Final metrics", title_justify="left")
+  table = rich_table.Table(title="Final metrics", title_justify="left")
+  table.add_column("metric", overflow="fold")
   for column in ("value", "95 % interval", "chance", "x chance", "n"):
-    table.add_column(column, justify="right")
+    table.add_column(column, justify="right", no_wrap=True)
   for s in scores:
     table.add_row(
-        s.name, f"{s.value:.1%}", f"{s.lo:.1%} to {s.hi:.1%}",
-        f"{s.chance:.2%}", f"{s.value / s.chance:.0f}", str(s.n),
+        rich_text.Text(s.name),  # a name may hold [brackets]
+        f"{s.value:.1%}",
+        f"{s.lo:.1%} to {s.hi:.1%}",
+        f"{s.chance:.2%}",
+        s.times_chance,
+        str(s.n),
     )
   (console or rich_console.Console(highlight=False)).print(table)

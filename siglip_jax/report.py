@@ -1,30 +1,43 @@
 """report.html: curves, scores and a contact sheet, in one file."""
 
 import base64
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import html
 import io
 from pathlib import Path
+import re
 import string
 from typing import Any
 
 from jaxtyping import UInt8
+import matplotlib
+from matplotlib import figure as mpl_figure
 import numpy as np
 from PIL import Image
 
 from siglip_jax.evals.scores import Score
 
+# Drawn in these, then replaced by the page's own, which know light and dark.
+_COLORS = {"#010101": "var(--soft)"} | {
+    f"#0{i + 2}0{i + 2}0{i + 2}": f"var(--c{i})" for i in range(6)
+}
+_INK, *_LINES = _COLORS
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Card:
-  """A picture, what it shows, and the names found for it."""
+  """A picture, what it shows, and the names found for it, the best first."""
 
   picture: UInt8[np.ndarray, "H W 3"]
   truth: str
   guesses: Sequence[tuple[str, float]]
+
+  @property
+  def right(self) -> bool:
+    """Whether the best name is the right one."""
+    return self.guesses[0][0] == self.truth
 
 
 def write_report(
@@ -41,25 +54,22 @@ def write_report(
     workdir: where to.
     title: the heading.
     history: lines of metrics.jsonl.
-    scores: final scores; the first of each kind become key figures.
+    scores: final scores; those at 1 become key figures and curves.
     gallery: heading -> cards.
 
   Returns:
     The path of report.html; it loads nothing from anywhere.
   """
   template = (Path(__file__).parent / "report.html").read_text("utf-8")
+  first = [s for s in scores if s.name.endswith(("/top1", "@1"))]
   steps = max((line["step"] for line in history), default=0)
   page = string.Template(template).substitute(
       title=html.escape(title),
-      subtitle=f"{steps} steps",
-      figures="".join(_figure(s) for s in scores if s.name.endswith("1")),
-      curves=_curves(history, {s.name: s.chance for s in scores}),
-      rows="".join(_row(s) for s in scores),
-      galleries="".join(
-          f"<h2>{html.escape(name)}: pictures never trained on</h2>"
-          f'<div class="cards">{"".join(map(_card, cards))}</div>'
-          for name, cards in gallery.items()
-      ),
+      steps=f"{steps:,}",
+      figures="".join(map(_figure, first)),
+      charts=_loss_chart(history) + _score_chart(history, first),
+      rows="".join(map(_row, scores)),
+      galleries="".join(map(_gallery, gallery.items())),
   )
   path = Path(workdir) / "report.html"
   path.write_text(page, "utf-8")
@@ -67,80 +77,123 @@ def write_report(
 
 
 def _figure(s: Score) -> str:
+  kind, name = s.name.split("/", 1)
   return (
-      f'<div class="figure"><b>{s.value:.1%}</b>{html.escape(s.name)}<br>'
-      f'<span class="soft">{s.value / s.chance:.0f} &times; chance</span></div>'
+      f'<div class="figure"><span class="kind">{html.escape(kind)}</span>'
+      f"<b>{s.value:.1%}</b><span>{html.escape(name)}</span>"
+      f"<small>{s.times_chance} &times; chance</small></div>"
   )
 
 
 def _row(s: Score) -> str:
-  cells = (
-      f"{s.value:.1%}", f"{s.lo:.1%} to {s.hi:.1%}", f"{s.chance:.2%}",
-      f"{s.value / s.chance:.0f}", str(s.n),
+  bar = (
+      f'<span class="bar" title="95 % interval {s.lo:.1%} to {s.hi:.1%}">'
+      f'<i style="width:{s.value:.2%}"></i>'
+      f'<u style="left:{s.lo:.2%};width:{s.hi - s.lo:.2%}"></u>'
+      f'<s style="left:{s.chance:.2%}"></s></span>'
   )
-  tail = "".join(f"<td>{c}" for c in cells)
-  return f"<tr><td>{html.escape(s.name)}{tail}</tr>"
+  cells = (
+      bar,
+      f"<b>{s.value:.1%}</b>",
+      f"{s.lo:.1%} to {s.hi:.1%}",
+      f"{s.chance:.2%}",
+      s.times_chance,
+      f"{s.n:,}",
+  )
+  tail = "".join(f"<td>{c}</td>" for c in cells)
+  return f"<tr><th scope=row>{html.escape(s.name)}</th>{tail}</tr>"
+
+
+def _gallery(item: tuple[str, Sequence[Card]]) -> str:
+  name, cards = item
+  right = sum(c.right for c in cards)
+  return (
+      f"<section><h2>{html.escape(name)}</h2><p>{right} of the {len(cards)}"
+      " pictures shown are right. Bars are the model's probability that name"
+      " and picture belong together; they need not add up to 100 %.</p>"
+      f'<div class="cards">{"".join(map(_card, cards))}</div></section>'
+  )
 
 
 def _card(card: Card) -> str:
-  right = card.guesses[0][0] == card.truth
   png = io.BytesIO()
   Image.fromarray(card.picture).save(png, format="png")
   source = base64.b64encode(png.getvalue()).decode()
   guesses = "".join(
-      f'<p class="guess"><i style="width:{p:.0%}"></i>'
-      f"<span>{_strong(name, name == card.truth)}</span>"
-      f"<span>{p:.1%}</span></p>"
+      f'<li{" class=hit" if name == card.truth else ""}>'
+      f"<span>{html.escape(name)}</span><span>{p:.0%}</span>"
+      f'<i style="width:{p:.1%}"></i></li>'
       for name, p in card.guesses
   )
-  mark = "&#10003; right" if right else "&#10007; wrong"
+  state, mark = ("right", "&#10003;") if card.right else ("wrong", "&#10007;")
+  truth = html.escape(card.truth)
   return (
-      f'<div class="card {"right" if right else "wrong"}">'
-      f'<img alt="" src="data:image/png;base64,{source}"><div>'
-      f'<p class="truth">{html.escape(card.truth)} <span>{mark}</span></p>'
-      f"{guesses}</div></div>"
+      f'<article class="{state}">'
+      f'<img alt="{truth}" src="data:image/png;base64,{source}">'
+      f"<div><h3>{truth}</h3><p class=mark>{mark} {state}</p>"
+      f"<ol>{guesses}</ol></div></article>"
   )
 
 
-def _strong(text: str, strong: bool) -> str:
-  text = html.escape(text)
-  return f"<em>{text}</em>" if strong else text
+def _loss_chart(history: Sequence[Mapping[str, Any]]) -> str:
+  points = _series(history, "train/loss")
+  log = all(y > 0 for _, y in points)
+  return _chart("Training loss", [("train/loss", points, None)], log=log)
 
 
-def _curves(
-    history: Sequence[Mapping[str, Any]], chances: Mapping[str, float]
-) -> str:
-  """The loss, and each kind of score with its chance, as inline SVG."""
-  import matplotlib  # pylint: disable=g-import-not-at-top
+def _score_chart(history, scores: Sequence[Score]) -> str:
+  lines = [(s.name, _series(history, s.name), s.chance) for s in scores]
+  shown = min(len(lines), len(_LINES))
+  title = f"{shown} of {len(lines)} scores at 1 (dotted: chance)"
+  return _chart(title, lines[:shown])
 
-  matplotlib.use("svg")
-  from matplotlib import pyplot as plt  # pylint: disable=g-import-not-at-top
 
-  with plt.rc_context({"svg.hashsalt": "report", "font.size": 9}):
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
-    left.plot(*_series(history, "train/loss"), color="#3366cc")
-    left.set(title="train/loss", xlabel="step", yscale="log")
-    for i, name in enumerate(n for n in chances if n.endswith("1")):
-      label = "/".join(name.split("/")[-2:])
-      x, y = _series(history, name)
-      right.plot(x, y, color=f"C{i}", marker="o", ms=3, label=label)
-      right.axhline(chances[name], color=f"C{i}", ls=":", lw=1)
-    right.set(title="held-out pictures (dotted: chance)", xlabel="step")
-    right.legend(frameon=False, fontsize=7)
-    for axes in (left, right):
-      axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
+def _chart(title: str, lines, *, log: bool = False) -> str:
+  """An SVG; names stand in an HTML legend, where they are only text."""
+  lines = [line for line in lines if line[1]]
+  if not lines:
+    return ""
+  style: dict[Any, Any] = {
+      "svg.hashsalt": title,
+      "svg.fonttype": "none",
+      "font.size": 9,
+      "text.color": _INK,
+      "axes.edgecolor": _INK,
+      "axes.labelcolor": _INK,
+      "xtick.color": _INK,
+      "ytick.color": _INK,
+  }
+  with matplotlib.rc_context(style):
+    fig = mpl_figure.Figure(figsize=(5, 2.8), layout="constrained")
+    axes = fig.add_subplot()
+    for color, (_, points, chance) in zip(_LINES, lines, strict=False):
+      marker = "o" if len(points) < 30 else None
+      axes.plot(*zip(*points, strict=True), color=color, marker=marker, ms=3)
+      if chance is not None:
+        axes.axhline(chance, color=color, ls=":", lw=1)
+    axes.set(xlabel="step", yscale="log" if log else "linear")
+    if log:  # plain numbers: the loss seldom spans two decades
+      axes.yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
+    axes.spines[["top", "right"]].set_visible(False)
     svg = io.StringIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
-  text = svg.getvalue()
-  return text[text.index("<svg") :]
+    fig.savefig(
+        svg,
+        format="svg",
+        transparent=True,
+        metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+    )
+  drawing = svg.getvalue()
+  drawing = re.sub(r'<g id="[^"]*"', "<g", drawing[drawing.index("<svg") :])
+  drawing = re.sub("|".join(_COLORS), lambda m: _COLORS[m[0]], drawing)
+  legend = "".join(
+      f'<li><i style="background:{_COLORS[c]}"></i>{html.escape(name)}</li>'
+      for c, (name, _, _) in zip(_LINES, lines, strict=False)
+  )
+  return (
+      f"<figure><figcaption>{title}</figcaption>{drawing}"
+      f"<ul class=legend>{legend}</ul></figure>"
+  )
 
 
-def _series(history: Iterable[Mapping[str, Any]], name: str):
-  points = [
-      (line["step"], line[name])
-      for line in history
-      if line.get(name) is not None
-  ]
-  return [p[0] for p in points], [p[1] for p in points]
+def _series(history, name: str) -> list[tuple[int, float]]:
+  return [(x["step"], x[name]) for x in history if x.get(name) is not None]

@@ -93,7 +93,7 @@ def tiny_config(folder: Path, tokenizer: Path) -> str:
         )
         c.loss = dict(name="ring_sigmoid")
         c.optim = dict(
-            lr=3e-3, wd=1e-4,
+            lr=3e-3, wd=1e-4, clip_norm=1.0,
             schedule=[(".*", dict(decay="cosine", warmup_steps=2))],
         )
         c.mesh = dict(data=-1)

@@ -164,6 +164,8 @@ def test_bad_input_is_one_line(place, tmp_path):
   assert "lrr" in out and "lr" in out
   out = finish(place, tmp_path / "b", "--config.batch_size=0", status=2)
   assert "config.batch_size" in out
+  out = finish(place, tmp_path / "a", "--config=configs/emoji.py:stepz=3", status=2)
+  assert "did you mean 'steps'" in out
   (tmp_path / "file").write_text("")
   out = finish(place, tmp_path / "file" / "sub", status=2)
   assert "workdir" in out

@@ -15,7 +15,11 @@ class ImageError(ValueError):
 
 
 def decode(
-    data: bytes, *, alpha: bool = False, near: int | None = None
+    data: bytes,
+    *,
+    alpha: bool = False,
+    near: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> UInt8[np.ndarray, "H W C"]:
   """Decodes a picture, rotated as its EXIF says; 16 bits become 8.
 
@@ -24,18 +28,19 @@ def decode(
     alpha: return RGBA; otherwise what is transparent becomes white.
     near: a side in pixels that is enough; JPEGs are decoded at the smallest
       DCT scale above it, which is up to twice as fast.
+    max_pixels: width times height that is refused before anything is decoded.
 
   Raises:
-    ImageError: empty, truncated, no picture, or over MAX_PIXELS.
+    ImageError: empty, truncated, no picture, or over max_pixels.
   """
   if not data:
     raise ImageError("the file is empty")
   try:
     with Image.open(io.BytesIO(data)) as image:
       width, height = image.size
-      if width * height > MAX_PIXELS:
+      if width * height > max_pixels:
         raise ImageError(
-            f"{width} x {height} pixels are over the limit of {MAX_PIXELS}"
+            f"{width} x {height} pixels are over the limit of {max_pixels}"
         )
       if near is not None:
         image.draft(None, (near, near))
@@ -73,9 +78,10 @@ def _as_rgba(image: Image.Image) -> Image.Image:
 def _eight_bit(image: Image.Image) -> Image.Image:
   """Modes of more than 8 bits, scaled; Pillow's convert would clip them."""
   if image.mode.startswith("I"):
-    return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    x = np.clip(np.asarray(image), 0, 65535) // 257
+    return Image.fromarray(x.astype(np.uint8))
   if image.mode == "F":
-    x = np.asarray(image)
+    x = np.nan_to_num(np.asarray(image), nan=0.0)
     x = x * (255 if x.max() <= 1 else 1)
     return Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))
   return image

@@ -6,6 +6,7 @@ or workers, and after any restart.
 """
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 
 from absl import logging
 import grain
@@ -27,30 +28,20 @@ class _Load:
     self._source, self._pp = source, pp
 
   def __call__(self, index: int, rng: np.random.Generator) -> Batch:
-    replaced = -1
+    replaced, problem = -1, ""
     for _ in range(_TRIES):
       try:
         example = self._pp(self._source[int(index)], rng)
         return example | {"replaced": np.int32(replaced)}
       except ImageError as e:
-        logging.warning("Replaced %s: %s", self._source.key(int(index)), e)
+        problem = f"{self._source.key(int(index))}: {e}"
+        logging.warning("Replaced %s", problem)
         replaced = int(index) if replaced < 0 else replaced
         index = rng.integers(len(self._source))
     raise UserError(
-        f"{_TRIES} examples in a row could not be read, the last one"
-        f" {self._source.key(int(index))}: check the data."
+        f"{_TRIES} examples in a row could not be read; check the data. The"
+        f" last one was {problem}."
     )
-
-
-class _Random(grain.transforms.RandomMap):
-  """`_Load` as Grain wants it."""
-
-  def __init__(self, load: _Load):
-    self._load = load
-
-  def random_map(self, element, rng):
-    """Loads an example."""
-    return self._load(element, rng)
 
 
 def train_iterator(
@@ -86,13 +77,14 @@ def train_iterator(
   """
   _check(source, batch_size, process_count)
   local = batch_size // process_count
+  epochs = -(-total_steps * batch_size // len(source))
   examples = (
       grain.MapDataset.range(len(source))
       .seed(seed)
       .shuffle()
-      .repeat()
-      .random_map(_Random(_Load(source, pp)))
-      .batch(local)
+      .repeat(epochs)
+      .random_map(_Load(source, pp))
+      .batch(local, drop_remainder=True, batch_fn=_stack)
   )
   # A global batch is `process_count` local ones in a row.
   mine = examples.slice(
@@ -145,13 +137,28 @@ def eval_batches(
       ) from None
     return {"image": image, "mask": np.bool_(slot < len(source))}
 
-  batches = grain.MapDataset.range(steps * batch_size).map(load).batch(local)
+  batches = grain.MapDataset.range(steps * batch_size).map(load)
+  batches = batches.batch(local, batch_fn=_stack)
   mine = batches.slice(slice(process_index, None, process_count))
   return iter(
       mine.to_iter_dataset(
           grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=8)
       )
   )
+
+
+def _stack(examples: Sequence[Batch]) -> Batch:
+  batch = {}
+  for key in examples[0]:
+    values = [np.asarray(e[key]) for e in examples]
+    shapes = sorted({v.shape for v in values})
+    if len(shapes) > 1:
+      raise UserError(
+          f"The {key!r} of a batch must have one shape; got {shapes}. End the"
+          " preprocessing of pictures in resize or a crop."
+      )
+    batch[key] = np.stack(values)
+  return batch
 
 
 def _check(source: Source, batch_size: int, process_count: int) -> None:

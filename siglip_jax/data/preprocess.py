@@ -17,10 +17,14 @@ from typing import Any
 import numpy as np
 
 from siglip_jax.data import ops
+from siglip_jax.data.images import ImageError
 from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 
 Record = dict[str, Any]
+_AFTER_VALUE_RANGE = (
+    "copy", "choice", "keep", "lower", "strip_punctuation", "tokenize"
+)
 
 
 class Preprocess:
@@ -36,7 +40,9 @@ class Preprocess:
     tokenizer: the tokenizer of `tokenize`, or None.
 
   Raises:
-    UserError: an unknown operation, or arguments it does not take.
+    UserError: an unknown operation, arguments it does not take, or a picture
+      operation after value_range. Calling raises it where an operation cannot
+      be applied, and ImageError where the picture cannot be decoded.
   """
 
   def __init__(self, spec: str, *, tokenizer_path: str | Path | None = None):
@@ -45,8 +51,17 @@ class Preprocess:
     self.tokenizer: Tokenizer | None = None
     self._ops: list[Callable[[Record, np.random.Generator], Record]] = []
     for name, args, kwargs in parse(spec):
+      if self.value_range and name not in _AFTER_VALUE_RANGE:
+        raise UserError(
+            "value_range must be the last operation on pictures, which are"
+            f" bytes until the device; got {name} after it in {spec!r}."
+        )
       if name == "value_range":
         low, high = _bind(name, _value_range, args, kwargs).values()
+        if not all(isinstance(x, int | float) for x in (low, high)):
+          raise UserError(
+              f"value_range takes two numbers; got {low!r}, {high!r}."
+          )
         self.value_range = (float(low), float(high))
       elif name == "tokenize":
         options = _bind(name, _tokenize, args, kwargs)
@@ -65,6 +80,8 @@ class Preprocess:
     tokenizer = self.tokenizer = Tokenizer(path or model)
     if eos not in ("sticky", "yes", "none"):
       raise UserError(f"eos must be sticky, yes or none; got {eos!r}.")
+    if not isinstance(max_len, int) or max_len < 1:
+      raise UserError(f"max_len must be a positive integer; got {max_len!r}.")
 
     def op(record, rng):
       del rng
@@ -73,7 +90,7 @@ class Preprocess:
       )
       return record | {"text": ids}
 
-    return op
+    return _explained("tokenize", op)
 
 
 def parse(spec: str) -> list[tuple[str, list, dict]]:
@@ -87,10 +104,13 @@ def parse(spec: str) -> list[tuple[str, list, dict]]:
       node = node.left
     found.append(node)
     return [_call(n) for n in reversed(found)]
-  except (SyntaxError, ValueError) as e:
+  # All that Python's parser raises, on deep nesting too.
+  except (
+      SyntaxError, ValueError, TypeError, RecursionError, MemoryError
+  ) as e:
     raise UserError(
         "A preprocessing string is operations with literal arguments between"
-        f" bars, as in 'decode|resize(224)'; got {spec!r} ({e})."
+        f" bars, as in 'decode|resize(224)'; got {spec[:500]!r} ({e})."
     ) from None
 
 
@@ -118,7 +138,27 @@ def _operation(name: str, args: list, kwargs: dict):
     inspect.Signature(parameters).bind(*args, **kwargs)
   except TypeError as e:
     raise _bad_arguments(name, inspect.Signature(parameters), e) from None
-  return lambda record, rng: function(record, rng, *args, **kwargs)
+  return _explained(
+      name, lambda record, rng: function(record, rng, *args, **kwargs)
+  )
+
+
+def _explained(name: str, op):
+  """The operation, whose failures name it and what it was given."""
+
+  def explained(record, rng):
+    try:
+      return op(record, rng)
+    except (ImageError, UserError):
+      raise
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+      given = ", ".join(f"{k} ({type(v).__name__})" for k, v in record.items())
+      raise UserError(
+          f"Preprocessing: {name} cannot be applied, {type(e).__name__}: {e}."
+          f" The record has {given}. Check its arguments and what is before it."
+      ) from e
+
+  return explained
 
 
 def _bind(name: str, function, args: list, kwargs: dict) -> dict:

@@ -5,9 +5,11 @@ A record is a flat dict; "image" is an encoded picture, texts are strings.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+from collections.abc import Set
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 from typing import Protocol
@@ -70,12 +72,19 @@ class TfdsSource:
     }
     try:
       data = builder.as_data_source(self.split, decoders=decoders)
+    except NotImplementedError:
+      raise UserError(
+          f"Random access needs ArrayRecord files; {self.folder} holds"
+          f" {builder.info.file_format}. Prepare it again with"
+          " file_format='array_record'."
+      ) from None
     except (KeyError, ValueError, AssertionError) as e:
       raise UserError(
           f"{self.name} has no split {self.split!r}; it has"
           f" {', '.join(builder.info.splits)}. ({str(e).splitlines()[0]})"
       ) from None
     object.__setattr__(self, "_data", data)
+    object.__setattr__(self, "_pictures", frozenset(decoders))
 
   def __getstate__(self):
     return self.folder, self.name, self.split
@@ -89,7 +98,7 @@ class TfdsSource:
     return len(self._data)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    return _flat(self._data[index])
+    return _flat(self._data[index], self._pictures)
 
   def key(self, index: int) -> str:
     """Data set, split and number."""
@@ -107,9 +116,11 @@ def tfds_source(
     data_dir: TFDS data folder.
   """
   folder = Path(data_dir).expanduser() / name
+  # An interrupted build leaves folders like incomplete.AB_1.0.0.
   versions = sorted(
       (tuple(map(int, p.parent.name.split("."))), p.parent)
       for p in folder.glob("*.*.*/dataset_info.json")
+      if p.parent.name.replace(".", "").isdecimal()
   )
   if not versions:
     how = (
@@ -117,7 +128,7 @@ def tfds_source(
         if name == "emoji"
         else "Prepare it with TFDS as file_format='array_record'."
     )
-    raise UserError(f"There is no data set {name} in {data_dir}. {how}")
+    raise UserError(f"There is no data set at {folder}. {how}")
   return TfdsSource(str(versions[-1][1]), name, split)
 
 
@@ -181,7 +192,7 @@ def folder_source(path: str | Path, split: str = "all") -> FolderSource:
 def _from_txt(folder: Path) -> list[tuple[str, str]]:
   entries = []
   for path in sorted(folder.rglob("*")):
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in PICTURES and path.is_file():
       caption = path.with_suffix(".txt")
       if not caption.exists():
         raise UserError(
@@ -198,12 +209,15 @@ def _from_jsonl(captions: Path) -> list[tuple[str, str]]:
     where = f"{captions}, line {number}"
     if not line.strip():
       continue
+    decoded = _utf8(where, line)
     try:
-      entry = json.loads(_utf8(where, line))
+      entry = json.loads(decoded)
       path, text = entry["image"], entry["text"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-      path = text = None
-    if not isinstance(path, str) or not isinstance(text, str):
+      # JSON can spell halves of surrogate pairs, which are no text.
+      valid = "\0" not in path and (path + text).encode() is not None
+    except (ValueError, KeyError, TypeError, RecursionError):
+      valid = False
+    if not valid:
       raise UserError(
           f'{where} must be {{"image": "a/b.png", "text": "..."}}; got'
           f" {line[:80]!r}."
@@ -219,7 +233,7 @@ def _from_jsonl(captions: Path) -> list[tuple[str, str]]:
 
 def _utf8(where, data: bytes) -> str:
   try:
-    return data.decode("utf-8")
+    return data.decode("utf-8").removeprefix("\ufeff")
   except UnicodeDecodeError as e:
     raise UserError(
         f"Captions must be UTF-8; {where} is not, at byte {e.start}. Convert"
@@ -228,17 +242,19 @@ def _utf8(where, data: bytes) -> str:
 
 
 def _in_validation(path: str) -> bool:
-  return hashlib.sha256(path.encode()).digest()[0] < 256 / 20
+  return hashlib.sha256(os.fsencode(path)).digest()[0] < 256 / 20
 
 
-def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Nested features joined by "/"; texts as str, pictures as bytes."""
+def _flat(
+    record: Mapping[str, Any], pictures: Set[str], prefix: str = ""
+) -> dict[str, Any]:
+  """Nested features joined by "/"; texts as str, `pictures` as bytes."""
   flat = {}
   for key, value in record.items():
     name = f"{prefix}{key}"
     if isinstance(value, Mapping):
-      flat |= _flat(value, f"{name}/")
-    elif isinstance(value, bytes) and key != "image":
+      flat |= _flat(value, pictures, f"{name}/")
+    elif isinstance(value, bytes) and name not in pictures:
       flat[name] = value.decode("utf-8")
     else:
       flat[name] = value

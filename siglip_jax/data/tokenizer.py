@@ -8,6 +8,7 @@ trains one on the captions of a folder.
 from collections.abc import Iterable
 from collections.abc import Sequence
 import hashlib
+import io
 from pathlib import Path
 
 from absl import flags
@@ -77,15 +78,18 @@ def train(texts: Iterable[str], path: str | Path, *, vocab_size: int) -> None:
 
   Texts are lower-cased, as preprocessing does. A small corpus gives fewer
   pieces than `vocab_size`.
+
+  Raises:
+    UserError: no texts, or more different characters than `vocab_size` holds.
   """
   texts = sorted({t.lower() for t in texts if t.strip()})
   if not texts:
     raise UserError("A tokenizer needs texts to be trained on; there are none.")
-  part = Path(path).with_suffix(".part")
-  with part.open("wb") as f:
+  model = io.BytesIO()
+  try:
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
-        model_writer=f,
+        model_writer=model,
         vocab_size=vocab_size,
         hard_vocab_limit=False,
         byte_fallback=True,
@@ -97,6 +101,15 @@ def train(texts: Iterable[str], path: str | Path, *, vocab_size: int) -> None:
         num_threads=1,  # the same model every time
         minloglevel=2,
     )
+  except RuntimeError as e:
+    raise UserError(
+        "vocab_size must hold 256 bytes, 3 special pieces and every character"
+        f" of the texts; got {vocab_size}. Give more. ({e})"
+    ) from None
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_suffix(".part")
+  part.write_bytes(model.getvalue())
   part.replace(path)
 
 

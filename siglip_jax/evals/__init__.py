@@ -1,6 +1,8 @@
 """Evaluators by name. Each is made from its section of config.evals."""
 
-from siglip_jax.evals.datasets import classification
-from siglip_jax.evals.datasets import retrieval
+from siglip_jax.evals import datasets
 
-EVALUATORS = {"zeroshot": classification, "retrieval": retrieval}
+EVALUATORS = {
+    "zeroshot": datasets.classification,
+    "retrieval": datasets.retrieval,
+}

@@ -6,25 +6,31 @@ from collections.abc import Sequence
 from jaxtyping import Float
 import numpy as np
 
+NAME = ("{}",)
+
 PHOTO = (
-    "{}",
     "a photo of a {}.",
-    "a picture of the {}.",
-    "a close-up of a {}.",
+    "a close-up photo of a {}.",
+    "a photo of the small {}.",
+    "a photo of the large {}.",
     "a drawing of a {}.",
+    "a picture that shows a {}.",
 )
 
 
 def ensemble(
-    encode_texts: Callable[[Sequence[str]], Float[np.ndarray, "N D"]],
+    encode_texts: Callable[[list[str]], Float[np.ndarray, "N D"]],
     names: Sequence[str],
     templates: Sequence[str],
 ) -> Float[np.ndarray, "C D"]:
-  """One embedding a class: normalised, averaged over templates, normalised."""
+  """One embedding a class, averaged over templates (CLIP, section 3.1.4).
+
+  Each embedding is normalised before the mean, so templates weigh the same,
+  and the mean is normalised again.
+  """
   texts = [t.replace("{}", name) for name in names for t in templates]
   z = encode_texts(texts).reshape(len(names), len(templates), -1)
-  mean = _normalise(z).mean(axis=1)
-  return _normalise(mean)
+  return _normalise(_normalise(z).mean(axis=1))
 
 
 def _normalise(z: np.ndarray) -> np.ndarray:

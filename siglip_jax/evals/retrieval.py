@@ -6,8 +6,11 @@ import dataclasses
 import numpy as np
 
 from siglip_jax.data.sources import Source
+from siglip_jax.errors import UserError
 from siglip_jax.evals import scores
 from siglip_jax.evals.zeroshot import Result
+
+_ROWS = 1024  # queries scored at a time, which bounds memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,28 +29,49 @@ class Retrieval:
   source: Source
   texts: Sequence[str]
 
+  def __post_init__(self):
+    """Raises UserError unless each picture has its caption."""
+    if len(self.texts) != len(self.source) or not self.texts:
+      raise UserError(
+          f"{self.dataset} needs pictures and one caption for each; got"
+          f" {len(self.texts)} captions and {len(self.source)} pictures."
+      )
+
   def run(self, encoder) -> Result:
     """Evaluates an encoder (see `predict.Encoder`)."""
     captions = sorted(set(self.texts))
     number = {t: i for i, t in enumerate(captions)}
-    of = np.array([number[t] for t in self.texts])
-    right = of[:, None] == np.arange(len(captions))
-    similarity = encoder.encode_source(self.source) @ (
-        encoder.encode_texts(captions).T
+    of_image = np.array([number[t] for t in self.texts])
+    of_text = np.arange(len(captions))
+    zimg = encoder.encode_source(self.source)
+    ztxt = encoder.encode_texts(captions)
+    return Result(
+        scores=[
+            *self._way("img2txt", zimg, ztxt, of_image, of_text),
+            *self._way("txt2img", ztxt, zimg, of_text, of_image),
+        ]
     )
-    found = []
-    for way, sim, pos in (
-        ("img2txt", similarity, right),
-        ("txt2img", similarity.T, right.T),
-    ):
-      ranks = scores.ranks(sim, pos)
-      for k in (1, 5, 10):
-        chance = np.mean([
-            scores.chance_at(k, int(p), sim.shape[1]) for p in pos.sum(axis=1)
-        ])
-        found.append(
-            scores.score(
-                f"retrieval/{self.dataset}/{way}@{k}", ranks < k, float(chance)
-            )
+
+  def _way(self, way: str, z, others, group, groups) -> list[scores.Score]:
+    """Scores of queries `z`; a candidate of the same group is right."""
+    found, counts = [], []
+    for start in range(0, len(z), _ROWS):
+      rows = slice(start, start + _ROWS)
+      positives = group[rows, None] == groups
+      found.append(scores.ranks(z[rows] @ others.T, positives))
+      counts.append(positives.sum(axis=1))
+    ranks, counts = np.concatenate(found), np.concatenate(counts)
+    values, times = np.unique(counts, return_counts=True)
+    return [
+        scores.score(
+            f"retrieval/{self.dataset}/{way}@{k}",
+            ranks < k,
+            float(
+                np.average(
+                    [scores.chance_at(k, int(p), len(others)) for p in values],
+                    weights=times,
+                )
+            ),
         )
-    return Result(scores=found)
+        for k in (1, 5, 10)
+    ]

@@ -1,5 +1,6 @@
 """Accuracies with their intervals and chance levels."""
 
+from collections.abc import Sequence
 import dataclasses
 import math
 
@@ -7,6 +8,10 @@ from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 import numpy as np
+
+from siglip_jax.errors import UserError
+
+_Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,22 +25,39 @@ class Score:
   chance: float
   n: int
 
+  @property
+  def times_chance(self) -> str:
+    """How often chance fits into the value, for people."""
+    return f"{self.value / self.chance:.1f}" if self.chance else "-"
+
 
 def score(name: str, hits: Bool[np.ndarray, "N"], chance: float) -> Score:
-  """The score of examples that were right or wrong."""
-  lo, hi = wilson(int(hits.sum()), len(hits))
+  """The score of examples that were right or wrong.
+
+  Raises:
+    UserError: there are no examples.
+  """
+  n = len(hits)
+  if n == 0:
+    raise UserError(
+        f"{name} needs at least one example; its split has none. Choose another"
+        " split or leave the evaluator out."
+    )
+  lo, hi = wilson(int(hits.sum()), n)
   return Score(
-      name=name, value=float(hits.mean()), lo=lo, hi=hi, chance=chance,
-      n=len(hits),
+      name=name, value=float(hits.mean()), lo=lo, hi=hi, chance=chance, n=n
   )
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-  """Wilson's 95 % interval of a share."""
-  z = 1.959963984540054
+  """The 95 % interval of a share (Wilson 1927), n > 0.
+
+  Unlike the normal approximation it keeps to [0, 1] and has width at 0 of n.
+  """
+  z2 = _Z95 * _Z95
   p = successes / n
-  center = (p + z * z / (2 * n)) / (1 + z * z / n)
-  half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+  center = (p + z2 / (2 * n)) / (1 + z2 / n)
+  half = _Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
   return max(center - half, 0.0), min(center + half, 1.0)
 
 
@@ -44,15 +66,36 @@ def ranks(
 ) -> Int[np.ndarray, "N"]:
   """How many wrong candidates score at least as high as the best right one.
 
-  Equal scores count against the model, so a constant one gets nothing.
+  Ties count against the model, so a constant one gets nothing. `~(a < b)` is
+  not `a >= b`: it counts NaN too, so a diverged model gets nothing either.
   """
   best = np.max(np.where(positives, similarity, -np.inf), axis=1)
-  return np.sum((similarity >= best[:, None]) & ~positives, axis=1)
+  return np.sum(~(similarity < best[:, None]) & ~positives, axis=1)
+
+
+def topk_accuracy(
+    similarity: Float[np.ndarray, "N C"], labels: Int[np.ndarray, "N"], k: int
+) -> float:
+  """Share of rows whose label is among the k highest."""
+  right = labels[:, None] == np.arange(similarity.shape[1])
+  return float(np.mean(ranks(similarity, right) < k))
+
+
+def recall_at(
+    similarity: Float[np.ndarray, "N M"],
+    positives: Bool[np.ndarray, "N M"],
+    ks: Sequence[int],
+) -> dict[int, float]:
+  """Share of rows with any positive among the k highest, for each k."""
+  found = ranks(similarity, positives)
+  return {k: float(np.mean(found < k)) for k in ks}
 
 
 def chance_at(k: int, positives: int, candidates: int) -> float:
-  """Probability that k candidates drawn at random hold one of the positives."""
-  if k > candidates - positives:
-    return 1.0
+  """Probability that k candidates drawn at random hold one of the positives.
+
+  Hypergeometric: one minus the draws that miss all positives, exactly.
+  """
+  k = min(k, candidates)
   misses = math.comb(candidates - positives, k)
   return 1 - misses / math.comb(candidates, k)

@@ -6,15 +6,16 @@ import dataclasses
 import numpy as np
 
 from siglip_jax.data.sources import Source
+from siglip_jax.errors import UserError
 from siglip_jax.evals import prompts
 from siglip_jax.evals import scores
 
-_ROWS = 1024  # pictures scored at a time
+_ROWS = 1024  # pictures scored at a time, which bounds memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-  """A picture (its number in the source), its name, and the three best names."""
+  """A picture (its number in the source), its name, the three best names."""
 
   index: int
   truth: str
@@ -43,16 +44,37 @@ class Zeroshot:
     source: pictures.
     class_names: all candidates.
     labels: the number of each picture's class.
-    templates: prompts to average over.
-    gallery: how many examples to return.
+    templates: prompts to average over; "{}" stands for the name.
+    gallery: how many examples to return, spread evenly over the source.
   """
 
   dataset: str
   source: Source
   class_names: Sequence[str]
   labels: Sequence[int]
-  templates: Sequence[str] = ("{}",)
+  templates: Sequence[str] = prompts.NAME
   gallery: int = 24
+
+  def __post_init__(self):
+    """Raises UserError for labels or templates that cannot be meant."""
+    classes = len(self.class_names)
+    if len(self.labels) != len(self.source):
+      raise UserError(
+          f"{self.dataset} needs one label a picture; got {len(self.labels)}"
+          f" labels and {len(self.source)} pictures."
+      )
+    wrong = [i for i in self.labels if not 0 <= i < classes]
+    if wrong:
+      raise UserError(
+          f"Labels of {self.dataset} must be in [0, {classes}), the number of"
+          f" class names; got {wrong[0]}. Give the names of all classes."
+      )
+    bare = [t for t in self.templates if "{}" not in t]
+    if bare or not self.templates:
+      raise UserError(
+          f"Templates of {self.dataset} must hold {{}} where the name goes; got"
+          f" {bare or 'no template'}."
+      )
 
   def run(self, encoder) -> Result:
     """Evaluates an encoder (see `predict.Encoder`)."""
@@ -70,12 +92,13 @@ class Zeroshot:
       right = labels[start : start + _ROWS, None] == np.arange(len(zcls))
       found.append(scores.ranks(cosine, right))
       for i in sorted(show & set(range(start, start + len(cosine)))):
-        gallery.append(self._example(i, cosine[i - start], encoder))
-    ranks = np.concatenate(found)
+        gallery.append(self._example(int(i), cosine[i - start], encoder))
+    ranks = np.concatenate(found) if found else np.zeros(0, int)
     return Result(
         scores=[
             scores.score(
-                f"zeroshot/{self.dataset}/top{k}", ranks < k,
+                f"zeroshot/{self.dataset}/top{k}",
+                ranks < k,
                 scores.chance_at(k, 1, len(zcls)),
             )
             for k in (1, 5)
@@ -84,12 +107,15 @@ class Zeroshot:
     )
 
   def _example(self, index: int, cosine: np.ndarray, encoder) -> Example:
-    best = np.argsort(-cosine, kind="stable")[:3]
-    logits = encoder.temperature * cosine[best] + encoder.bias
+    label = self.labels[index]
+    # Among equals the truth comes last, as in the scores.
+    best = np.lexsort((np.arange(len(cosine)) == label, -cosine))[:3]
+    # Float64: exp(110) at the initial bias of -10 and below would overflow.
+    logits = encoder.temperature * cosine[best].astype(float) + encoder.bias
     probabilities = 1 / (1 + np.exp(-logits))
-    names = [self.class_names[i] for i in best]
+    names = [self.class_names[int(i)] for i in best]
     return Example(
         index=index,
-        truth=self.class_names[self.labels[index]],
+        truth=self.class_names[label],
         guesses=list(zip(names, map(float, probabilities), strict=True)),
     )

@@ -1,0 +1,84 @@
+import json
+import os
+
+import pytest
+
+from siglip_jax import metrics
+
+
+def write(workdir, steps):
+  writer = metrics.MetricWriter(workdir, write=True)
+  for step in steps:
+    writer.write(step, {"train/loss": float(step)})
+  writer.close()
+
+
+def test_lines_are_on_disk_before_close_and_nan_is_null(tmp_path):
+  writer = metrics.MetricWriter(tmp_path, write=True)
+  writer.write(3, {"train/loss": float("nan"), "a": float("inf"), "b": 0.5})
+  text = (tmp_path / "metrics.jsonl").read_text()
+  assert text == '{"step": 3, "train/loss": null, "a": null, "b": 0.5}\n'
+  writer.close()
+  assert list(tmp_path.glob("events.out.tfevents*"))
+
+
+def test_other_processes_write_nothing(tmp_path):
+  writer = metrics.MetricWriter(tmp_path, write=False)
+  writer.write(1, {"train/loss": 1.0})
+  writer.close()
+  assert not list(tmp_path.iterdir())
+
+
+def test_rewind_drops_later_steps_and_a_cut_line(tmp_path):
+  write(tmp_path, [10, 20, 30])
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(path.read_text() + '{"step": 40, "train/lo')
+  assert metrics.rewind(tmp_path, 20) == 2
+  write(tmp_path, [30])
+  assert [line["step"] for line in metrics.read(tmp_path)] == [10, 20, 30]
+  assert [json.loads(x)["step"] for x in path.read_text().splitlines()] == (
+      [10, 20, 30]
+  )
+  assert os.listdir(tmp_path).count("metrics.part") == 0
+
+
+def test_rewind_mends_a_whole_line_without_its_end(tmp_path):
+  write(tmp_path, [10])
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(path.read_text().rstrip("\n"))
+  assert metrics.rewind(tmp_path, 10) == 0
+  write(tmp_path, [20])
+  assert [line["step"] for line in metrics.read(tmp_path)] == [10, 20]
+
+
+def test_crash_while_rewinding_leaves_the_old_file(tmp_path, monkeypatch):
+  write(tmp_path, [10, 20])
+
+  def crash(*unused):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(os, "replace", crash)
+  with pytest.raises(KeyboardInterrupt):
+    metrics.rewind(tmp_path, 10)
+  assert len(metrics.read(tmp_path)) == 2
+
+
+def test_nothing_to_read_or_rewind(tmp_path):
+  assert metrics.read(tmp_path) == []
+  assert metrics.rewind(tmp_path, 5) == 0
+
+
+def test_pauses_do_not_count(monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+  clock = metrics.Throughput()
+  clock.start(1000)
+  now[0] += 2.0
+  with clock.pause():
+    now[0] += 50.0
+  assert clock.rate(1800) == 400.0
+  with pytest.raises(ValueError), clock.pause():
+    now[0] += 9.0
+    raise ValueError
+  now[0] += 1.0
+  assert clock.rate(1900) == 100.0

@@ -1,0 +1,61 @@
+import io
+
+import numpy as np
+from rich import console as rich_console
+
+from siglip_jax import progress
+from siglip_jax.evals import scores
+
+
+def make_console(terminal=False, width=200):
+  return rich_console.Console(
+      file=io.StringIO(), force_terminal=terminal, width=width, highlight=False
+  )
+
+
+def run(console, monkeypatch, show=True, seconds=24.0, step=120):
+  now = [0.0]
+  monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+  bar = progress.Progress(
+      total_steps=1000, start_step=100, show=show, console=console
+  )
+  with bar:
+    now[0] = seconds
+    bar.update(step, loss=3.214, examples_per_second=409.8)
+  return console.file.getvalue()
+
+
+def test_a_line_an_update_off_the_terminal(monkeypatch):
+  # 20 of this process's own steps took 24 s, so 880 more take 17:36.
+  for width in (200, 20):
+    assert run(make_console(width=width), monkeypatch) == (
+        "step 120/1000 loss 3.21 410 examples/s 17:36 left\n"
+    )
+
+
+def test_hours_are_hours(monkeypatch):
+  text = run(make_console(), monkeypatch, seconds=240.0)
+  assert text.endswith("2:56:00 left\n")
+
+
+def test_terminal_shows_the_same_in_a_bar(monkeypatch):
+  text = run(make_console(terminal=True), monkeypatch)
+  assert "\x1b[" in text
+  assert "loss 3.21 410 examples/s 17:36 left" in text
+
+
+def test_other_processes_are_silent(monkeypatch):
+  for terminal in (False, True):
+    assert not run(make_console(terminal), monkeypatch, show=False)
+
+
+def test_final_table_keeps_whole_names_and_brackets():
+  console = make_console(width=80)
+  hits = np.arange(200) < 30
+  progress.final_table(
+      [scores.score("retrieval/[bold]things/img2txt@10", hits, 0.05)], console
+  )
+  text = console.file.getvalue()
+  for part in ("[bold]", "15.0%", "10.7% to 20.6%", "5.00%", "3.0", "200"):
+    assert part in text
+  assert "…" not in text
