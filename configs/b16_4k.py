@@ -32,7 +32,7 @@ def get_config(arg=None):
   )
   c.data = dict(name="captions", split="train", data_dir=data_dir)
   c.data.pp = (
-      f'decode(near={c.image_size})|resize({c.image_size})|value_range(-1,1)'
+      f"decode(near={c.image_size})|resize({c.image_size})|value_range(-1,1)"
       f'|{text}|keep("image", "text")'
   )
   c.data.max_replaced_share = 0.01
@@ -65,8 +65,12 @@ def get_config(arg=None):
   c.sharding = [(".*", "fsdp")]
   c.evals = ml_collections.ConfigDict()
   c.evals.captions = dict(
-      type="retrieval", dataset="captions", name="captions", split="validation",
-      data_dir=data_dir, every_steps=10_000,
+      type="retrieval",
+      dataset="captions",
+      name="captions",
+      split="validation",
+      data_dir=data_dir,
+      every_steps=10_000,
   )
   c.ckpt = dict(save_steps=1_000, keep=2)
   return c

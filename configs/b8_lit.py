@@ -1,4 +1,4 @@
-"""SigLiT: ViT-B/8 locked, 12-layer L text tower, batch 32768, four TPU v4 chips.
+"""SigLiT: ViT-B/8 locked, 12-layer L text tower, batch 32768, four v4 chips.
 
 The paper's own 79.7 % row (1 day): a public ViT-AugReg-B/8 locked, a text tower
 of width L and 12 layers, Lion, weight decay 1e-7, 6.5k warm-up steps to 1e-4,
@@ -31,7 +31,7 @@ def get_config(arg=None):
   )
   c.data = dict(name="captions", split="train", data_dir=data_dir)
   c.data.pp = (
-      f'decode(near={c.image_size})|resize({c.image_size})|value_range(-1,1)'
+      f"decode(near={c.image_size})|resize({c.image_size})|value_range(-1,1)"
       f'|{text}|keep("image", "text")'
   )
   c.data.max_replaced_share = 0.01
@@ -67,8 +67,12 @@ def get_config(arg=None):
   c.sharding = [(".*", "fsdp")]
   c.evals = ml_collections.ConfigDict()
   c.evals.captions = dict(
-      type="retrieval", dataset="captions", name="captions", split="validation",
-      data_dir=data_dir, every_steps=10_000,
+      type="retrieval",
+      dataset="captions",
+      name="captions",
+      split="validation",
+      data_dir=data_dir,
+      every_steps=10_000,
   )
   c.ckpt = dict(save_steps=1_000, keep=2)
   return c

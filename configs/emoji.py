@@ -25,7 +25,9 @@ def get_config(arg=None):
   data_dir = os.environ.get("TFDS_DATA_DIR", "data")
   langs = arg.langs.split("+")
   model = f"{data_dir}/emoji/1.0.0/tokenizer.model"
-  text = f'lower|tokenize(max_len=16, model="{model}", eos="sticky", pad_value=1)'
+  text = (
+      f'lower|tokenize(max_len=16, model="{model}", eos="sticky", pad_value=1)'
+  )
   picked = ", ".join(f'"names/{lang}"' for lang in langs)
   emoji = dict(name="emoji", data_dir=data_dir)
 
@@ -34,7 +36,7 @@ def get_config(arg=None):
   c.data.pp = (
       f'decode_rgba|resize({c.image_size})|background("random", p=0.5)'
       f"|affine(15, 0.1, 0.8, 1.15)|color_jitter(0.3, 0.3, 0.3)"
-      f"|value_range(-1,1)|choice({picked}, outkey=\"text\")|{text}"
+      f'|value_range(-1,1)|choice({picked}, outkey="text")|{text}'
       '|keep("image", "text")'
   )
   c.data.max_replaced_share = 0.01
@@ -45,11 +47,14 @@ def get_config(arg=None):
 
   c.model = dict(
       image=dict(
-          width=192, depth=4, mlp_dim=768, num_heads=6, patch=12, pool_type="map"
+          width=192,
+          depth=4,
+          mlp_dim=768,
+          num_heads=6,
+          patch=12,
+          pool_type="map",
       ),
-      text=dict(
-          width=128, depth=2, mlp_dim=512, num_heads=4, vocab_size=8000
-      ),
+      text=dict(width=128, depth=2, mlp_dim=512, num_heads=4, vocab_size=8000),
       out_dim=(None, 192),
       temperature_init=10.0,
       bias_init=-4.0,  # about -log(batch_size); the paper's -10 suits 32k
@@ -70,14 +75,21 @@ def get_config(arg=None):
   names = ["train", "other_drawing", "unseen_combination", "unseen_thing"]
   c.evals = ml_collections.ConfigDict()
   c.evals.other_drawing = dict(
-      type="zeroshot", dataset="other_drawing", split="other_drawing",
-      text=f"names/{langs[0]}", classes=names, **every,
+      type="zeroshot",
+      dataset="other_drawing",
+      split="other_drawing",
+      text=f"names/{langs[0]}",
+      classes=names,
+      **every,
   )
   for split in ("unseen_combination", "unseen_thing"):
     for lang in langs:
       name = split if lang == langs[0] else f"{split}_{lang}"
       c.evals[name] = dict(
-          type="retrieval", dataset=name, split=split, text=f"names/{lang}",
+          type="retrieval",
+          dataset=name,
+          split=split,
+          text=f"names/{lang}",
           **every,
       )
   c.ckpt = dict(save_steps=max(arg.steps // 4, 1), keep=2)

@@ -12,7 +12,11 @@ from siglip_jax.config import parse_arg
 
 def get_config(arg=None):
   arg = parse_arg(
-      arg, path="pictures", tokenizer="tokenizer.model", steps=1000, batch=64,
+      arg,
+      path="pictures",
+      tokenizer="tokenizer.model",
+      steps=1000,
+      batch=64,
       res=64,
   )
   c = ml_collections.ConfigDict()
@@ -40,9 +44,7 @@ def get_config(arg=None):
   )
   c.model = dict(
       image=dict(width=192, depth=6, mlp_dim=768, num_heads=6, patch=16),
-      text=dict(
-          width=192, depth=4, mlp_dim=768, num_heads=6, vocab_size=8000
-      ),
+      text=dict(width=192, depth=4, mlp_dim=768, num_heads=6, vocab_size=8000),
       out_dim=(None, 192),
       bias_init=-4.0,
   )
@@ -56,7 +58,10 @@ def get_config(arg=None):
   c.sharding = [(".*", "replicate")]
   c.evals = ml_collections.ConfigDict()
   c.evals.captions = dict(
-      type="retrieval", dataset="captions", path=arg.path, split="validation",
+      type="retrieval",
+      dataset="captions",
+      path=arg.path,
+      split="validation",
       every_steps=max(arg.steps // 4, 1),
   )
   c.ckpt = dict(save_steps=max(arg.steps // 4, 1), keep=2)

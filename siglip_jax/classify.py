@@ -21,11 +21,14 @@ def main(argv: Sequence[str]) -> int:
   pictures, labels = list(argv[1:]), [s.strip() for s in _LABELS.value]
   if not _MODEL.value or not pictures or not labels:
     raise UserError(
-        'Give a model, pictures and labels: --model=WORKDIR a.png --labels="a,b"'
+        'Give a model, pictures and labels: --model=DIR a.png --labels="a,b"'
     )
   probabilities = siglip_jax.load(_MODEL.value).classify(pictures, labels)
   rows = [
-      {"picture": p, "probabilities": dict(zip(labels, map(float, row)))}
+      {
+          "picture": p,
+          "probabilities": dict(zip(labels, map(float, row), strict=True)),
+      }
       for p, row in zip(pictures, probabilities, strict=True)
   ]
   if _JSON.value:

@@ -1,8 +1,8 @@
 """Reading, checking and writing configs, before any device is touched."""
 
+import ast
 from collections.abc import Callable
 from collections.abc import Mapping
-import ast
 import difflib
 import inspect
 import json
@@ -88,16 +88,21 @@ def validate(config: ml_collections.ConfigDict) -> None:
   data = {k: v for k, v in config.data.items() if k in _SOURCE_KEYS}
   check_section("data", data, sources.make)
   _check_keys(
-      "config.data", config.data,
+      "config.data",
+      config.data,
       (*_SOURCE_KEYS, "pp", "max_replaced_share", *_LOADER_KEYS),
       required=("split", "pp", "max_replaced_share"),
   )
   _check_keys(
-      "config.preprocess", config.preprocess, ("image", "text"),
+      "config.preprocess",
+      config.preprocess,
+      ("image", "text"),
       required=("image", "text"),
   )
   _check_keys(
-      "config.ckpt", config.ckpt, ("save_steps", "keep"),
+      "config.ckpt",
+      config.ckpt,
+      ("save_steps", "keep"),
       required=("save_steps", "keep"),
   )
   for name, section in config.evals.items():
@@ -132,10 +137,15 @@ def check_section(
   parameters = inspect.signature(constructor).parameters
   if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
     return
-  given = [
-      p.name for p in parameters.values()
-      if p.kind is p.KEYWORD_ONLY and p.default is p.empty
-  ] if name not in ("optim",) else ["lr", "schedule"]
+  given = (
+      [
+          p.name
+          for p in parameters.values()
+          if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+      ]
+      if name not in ("optim",)
+      else ["lr", "schedule"]
+  )
   _check_keys(f"config.{name}", section, parameters, required=given)
 
 

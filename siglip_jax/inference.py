@@ -68,9 +68,7 @@ class SigLIP:
       )
     return self._encoder.encode_texts(texts)
 
-  def classify(
-      self, images, labels: Sequence[str]
-  ) -> Float[np.ndarray, "B C"]:
+  def classify(self, images, labels: Sequence[str]) -> Float[np.ndarray, "B C"]:
     """Probability that a picture and a label belong together.
 
     Each pair is its own yes or no, so a row need not sum to one.
@@ -123,18 +121,20 @@ def load(path: str | Path, *, batch_size: int = 64) -> SigLIP:
   checkpoints = checkpoint.Checkpoints(workdir, keep=config.ckpt.keep)
   params, spec, _ = checkpoints.restore_params(shapes)
   checkpoints.close()
-  text = Preprocess(
-      spec["text"], tokenizer_path=workdir / "tokenizer.model"
-  )
+  text = Preprocess(spec["text"], tokenizer_path=workdir / "tokenizer.model")
   if text.tokenizer.digest != spec["tokenizer_digest"]:
     raise UserError(
         f"{workdir / 'tokenizer.model'} is not the tokenizer the weights were"
-        f" trained with: expected sha256 {spec['tokenizer_digest'][:12]}..., got"
+        f" trained with: sha256 {spec['tokenizer_digest'][:12]}..., got"
         f" {text.tokenizer.digest[:12]}.... Restore the file."
     )
   encoder = predict.Encoder(
-      model=model, params=params, mesh=mesh, text=text,
-      image=Preprocess(spec["image"]), batch_size=batch_size,
+      model=model,
+      params=params,
+      mesh=mesh,
+      text=text,
+      image=Preprocess(spec["image"]),
+      batch_size=batch_size,
   )
   return SigLIP(encoder, params, spec)
 

@@ -28,8 +28,14 @@ class Encoder:
   """
 
   def __init__(
-      self, *, model: TwoTowers, params: dict, mesh: jax.sharding.Mesh,
-      image: Preprocess, text: Preprocess, batch_size: int,
+      self,
+      *,
+      model: TwoTowers,
+      params: dict,
+      mesh: jax.sharding.Mesh,
+      image: Preprocess,
+      text: Preprocess,
+      batch_size: int,
   ):
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     self._batch_size = -(-batch_size // devices) * devices
@@ -38,9 +44,7 @@ class Encoder:
     self._encode_image = jax.jit(
         _image_fn(model, image.value_range), out_shardings=self._sharding
     )
-    self._encode_text = jax.jit(
-        model.encode_text, out_shardings=self._sharding
-    )
+    self._encode_text = jax.jit(model.encode_text, out_shardings=self._sharding)
 
   def replace_params(self, params: dict) -> None:
     """Encodes with these from now on; nothing is compiled again."""
@@ -54,9 +58,11 @@ class Encoder:
   @property
   def bias(self) -> float:
     """The bias of the logits; 0 for a model without."""
-    return float(jax.device_get(self._params["b"])[0]) if (
-        "b" in self._params
-    ) else 0.0
+    return (
+        float(jax.device_get(self._params["b"])[0])
+        if ("b" in self._params)
+        else 0.0
+    )
 
   def encode_source(self, source) -> Float[np.ndarray, "N D"]:
     """Embeddings of a source's pictures, in its order, on every process."""

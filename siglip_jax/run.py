@@ -22,7 +22,9 @@ class Run:
   """
 
   def __init__(
-      self, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh,
+      self,
+      config: ml_collections.ConfigDict,
+      mesh: jax.sharding.Mesh,
       value_range: tuple[float, float] = (-1.0, 1.0),
   ):
     self.config, self.mesh = config, mesh
@@ -42,7 +44,9 @@ class Run:
         lambda key: self.model.init(key, *self._shapes), jax.random.key(0)
     )
     self.optimizer = optim.make(
-        params, total_steps=config.total_steps, batch_size=config.batch_size,
+        params,
+        total_steps=config.total_steps,
+        batch_size=config.batch_size,
         **config.optim.to_dict(),
     )
     shapes = jax.eval_shape(self._init, jax.random.key(0))
@@ -57,11 +61,16 @@ class Run:
         config.batch_size // config.microbatch if config.microbatch else 1
     )
     step = step_lib.make_train_step(
-        model=self.model, loss=loss, optimizer=self.optimizer, mesh=mesh,
-        microbatches=microbatches, value_range=value_range,
+        model=self.model,
+        loss=loss,
+        optimizer=self.optimizer,
+        mesh=mesh,
+        microbatches=microbatches,
+        value_range=value_range,
     )
     self.train_step = jax.jit(
-        step, donate_argnums=0,
+        step,
+        donate_argnums=0,
         out_shardings=(self.shardings, sharding.replicated(mesh)),
     )
 
@@ -82,6 +91,9 @@ class Run:
 
   def _init(self, key):
     return step_lib.init_state(
-        self.model, self.optimizer.tx, self.optimizer.trainable, key,
+        self.model,
+        self.optimizer.tx,
+        self.optimizer.trainable,
+        key,
         *self._shapes,
     )

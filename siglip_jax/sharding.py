@@ -41,7 +41,9 @@ def make_mesh(
         f" {dict(zip(AXES, sizes, strict=True))} = {math.prod(sizes)}."
     )
   return jax.make_mesh(
-      tuple(sizes), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3,
+      tuple(sizes),
+      AXES,
+      axis_types=(jax.sharding.AxisType.Auto,) * 3,
       devices=devices,
   )
 
@@ -71,10 +73,12 @@ def param_shardings(
   """
   flat = tree.flatten(params)
   hows = tree.assign(rules, flat, what="config.sharding")
-  return tree.unflatten({
-      name: NamedSharding(mesh, _spec(mesh, name, flat[name].shape, how))
-      for name, how in hows.items()
-  })
+  return tree.unflatten(
+      {
+          name: NamedSharding(mesh, _spec(mesh, name, flat[name].shape, how))
+          for name, how in hows.items()
+      }
+  )
 
 
 def state_shardings(mesh: jax.sharding.Mesh, params: Mapping, state):

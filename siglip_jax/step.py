@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import UInt8
@@ -32,8 +32,12 @@ class TrainState:
 
 
 def init_state(
-    model: TwoTowers, tx: optax.GradientTransformation, trainable: frozenset,
-    key: Array, image_shape: tuple[int, int, int], text_len: int,
+    model: TwoTowers,
+    tx: optax.GradientTransformation,
+    trainable: frozenset,
+    key: Array,
+    image_shape: tuple[int, int, int],
+    text_len: int,
 ) -> TrainState:
   """The state at step 0; call under jit with `shardings` as out_shardings."""
   params = model.init(key, image_shape, text_len)

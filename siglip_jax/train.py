@@ -1,8 +1,8 @@
 """The whole run, top to bottom: data, model, step, loop, evals, report."""
 
+import collections
 from collections.abc import Iterator
 from collections.abc import Mapping
-import collections
 import itertools
 import math
 from pathlib import Path
@@ -70,8 +70,12 @@ def train_and_evaluate(
     metrics_lib.rewind(workdir, start)
   writer = metrics_lib.MetricWriter(workdir, write=main_process)
   encoder = predict.Encoder(
-      model=run.model, params=state.params, mesh=mesh, image=pp_image,
-      text=pp_text, batch_size=config.batch_size,
+      model=run.model,
+      params=state.params,
+      mesh=mesh,
+      image=pp_image,
+      text=pp_text,
+      batch_size=config.batch_size,
   )
   results: dict = {}
 
@@ -93,8 +97,12 @@ def train_and_evaluate(
   terminated = _catch_sigterm()
   batches = _to_device(
       pipeline.train_iterator(
-          source, pp, batch_size=config.batch_size, seed=config.seed,
-          start_step=start, total_steps=config.total_steps,
+          source,
+          pp,
+          batch_size=config.batch_size,
+          seed=config.seed,
+          start_step=start,
+          total_steps=config.total_steps,
           process_index=jax.process_index(),
           process_count=jax.process_count(),
           **config_lib.loader_options(config),
@@ -123,10 +131,16 @@ def train_and_evaluate(
     for step in range(start, config.total_steps + 1):
       last = step == config.total_steps
       stop = _any_process(terminated)
-      due = [] if step == start and not last else [
-          n for n, (every, _) in evals.items() if last or step % every == 0
-      ]
-      save = last or stop or (step > start and step % config.ckpt.save_steps == 0)
+      due = (
+          []
+          if step == start and not last
+          else [
+              n for n, (every, _) in evals.items() if last or step % every == 0
+          ]
+      )
+      save = (
+          last or stop or (step > start and step % config.ckpt.save_steps == 0)
+      )
       if due or save:
         log(pending)
         pending = None
@@ -199,7 +213,9 @@ def _spec(config, pp_text: Preprocess, workdir: Path) -> dict:
 
 
 def _make_eval(section):
-  options = {k: v for k, v in section.items() if k not in ("type", "every_steps")}
+  options = {
+      k: v for k, v in section.items() if k not in ("type", "every_steps")
+  }
   return EVALUATORS[section.type](**options)
 
 
@@ -224,10 +240,12 @@ def _to_device(batches: Iterator[Mapping], to, ahead: int = 2):
   queue: collections.deque = collections.deque()
   for batch in itertools.chain(batches, [None] * ahead):
     if batch is not None:
-      queue.append({
-          k: jax.make_array_from_process_local_data(to, batch[k])
-          for k in ("image", "text", "replaced")
-      })
+      queue.append(
+          {
+              k: jax.make_array_from_process_local_data(to, batch[k])
+              for k in ("image", "text", "replaced")
+          }
+      )
     if queue and (len(queue) > ahead or batch is None):
       yield queue.popleft()
 
@@ -256,7 +274,7 @@ def _check_finite(values, last_good: int, step: int, workdir, checkpoints):
   good = f"checkpoints/{saved[0]} of {workdir}" if saved else "none was saved"
   raise UserError(
       f"The loss or its gradient stopped being finite between steps {last_good}"
-      f" and {step} (loss {values['train/loss']}). Last good checkpoint: {good}."
+      f" and {step} (loss {values['train/loss']}). Last good: {good}."
       " Lower the learning rate, clip gradients, or set optim b2 to 0.95."
   )
 
@@ -275,7 +293,9 @@ def _score_metrics(scores) -> dict[str, float]:
   found = {}
   for s in scores:
     found |= {
-        s.name: s.value, f"{s.name}/low": s.lo, f"{s.name}/high": s.hi,
+        s.name: s.value,
+        f"{s.name}/low": s.lo,
+        f"{s.name}/high": s.hi,
         f"{s.name}/chance": s.chance,
     }
   return found
@@ -303,7 +323,10 @@ def _show(config, workdir, evals, results, main_process: bool) -> None:
     if cards:
       gallery[name] = cards
   path = report.write_report(
-      workdir, title=workdir.name, history=metrics_lib.read(workdir),
-      scores=scores, gallery=gallery,
+      workdir,
+      title=workdir.name,
+      history=metrics_lib.read(workdir),
+      scores=scores,
+      gallery=gallery,
   )
   print(f"Report: {path}")

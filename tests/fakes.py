@@ -8,8 +8,12 @@ import numpy as np
 from PIL import Image
 
 COLORS = {
-    "red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 70, 220),
-    "yellow": (230, 210, 50), "white": (250, 250, 250), "black": (5, 5, 5),
+    "red": (220, 40, 40),
+    "green": (40, 180, 60),
+    "blue": (40, 70, 220),
+    "yellow": (230, 210, 50),
+    "white": (250, 250, 250),
+    "black": (5, 5, 5),
 }
 
 
@@ -67,7 +71,7 @@ class PerfectEncoder:
 
 def tiny_config(folder: Path, tokenizer: Path) -> str:
   """Source of a config that trains in seconds on `captioned_folder`."""
-  return textwrap.dedent(f'''
+  return textwrap.dedent(f"""
       import ml_collections
 
       def get_config(arg=None):
@@ -104,4 +108,4 @@ def tiny_config(folder: Path, tokenizer: Path) -> str:
         ))
         c.ckpt = dict(save_steps=4, keep=2)
         return c
-  ''')
+  """)

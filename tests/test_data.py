@@ -56,7 +56,9 @@ def test_exif_rotation_is_undone():
   assert images.decode(data).shape == (8, 6, 3)
 
 
-@pytest.mark.parametrize("data", [b"", b"not a picture", fakes.png((1, 2, 3))[:60]])
+@pytest.mark.parametrize(
+    "data", [b"", b"not a picture", fakes.png((1, 2, 3))[:60]]
+)
 def test_what_is_no_picture_is_an_image_error(data):
   with pytest.raises(images.ImageError):
     images.decode(data)
@@ -69,10 +71,12 @@ def test_a_decompression_bomb_is_refused_before_decoding():
 
 
 def test_strings_are_parsed_and_never_executed():
-  assert parse('a|b(1, c="x|y")') == [
-      ("a", [], {}), ("b", [1], {"c": "x|y"})
-  ]
-  for bad in ("decode|__import__('os').system('x')", "resize(open('x'))", "a||b"):
+  assert parse('a|b(1, c="x|y")') == [("a", [], {}), ("b", [1], {"c": "x|y"})]
+  for bad in (
+      "decode|__import__('os').system('x')",
+      "resize(open('x'))",
+      "a||b",
+  ):
     with pytest.raises(UserError, match="literal"):
       parse(bad)
   with pytest.raises(UserError, match="did you mean resize"):
@@ -95,7 +99,9 @@ def test_random_operations_follow_the_generator_alone():
       "|grayscale()|inception_crop(8)|flip_lr"
   )
   pp, picture = Preprocess(spec), np.random.default_rng(1)
-  data = encoded(Image.fromarray(picture.integers(0, 255, (12, 12, 4), np.uint8)))
+  data = encoded(
+      Image.fromarray(picture.integers(0, 255, (12, 12, 4), np.uint8))
+  )
   draw = lambda seed: pp({"image": data}, np.random.default_rng(seed))["image"]
   np.testing.assert_array_equal(draw(3), draw(3))
   assert not np.array_equal(draw(3), draw(4))

@@ -1,9 +1,9 @@
 """Losses against golden values, the reference, and each other."""
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,16 +34,12 @@ def embeddings():
 @pytest.mark.parametrize("name", SIGMOID)
 def test_reference_agrees_with_golden(name):
   t, b = SIGMOID[name]
-  check(
-      name, losses.sigmoid_loss, *embeddings(), jnp.log(t), jnp.float32(b)
-  )
+  check(name, losses.sigmoid_loss, *embeddings(), jnp.log(t), jnp.float32(b))
 
 
 def test_variants_agree_with_golden():
   check("bce_mean_t0.07", losses.bce_mean_loss, *embeddings())
-  check(
-      "softmax_t14", losses.softmax_loss, *embeddings(), jnp.log(14.0)
-  )
+  check("softmax_t14", losses.softmax_loss, *embeddings(), jnp.log(14.0))
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])

@@ -23,7 +23,9 @@ TINY = dict(
 def golden():
   weights = np.load("tests/data/big_vision_tiny.npz")
   flat = {k.removeprefix("params/"): jnp.asarray(v) for k, v in weights.items()}
-  return tree.unflatten(flat), np.load("tests/data/big_vision_tiny_expected.npz")
+  return tree.unflatten(flat), np.load(
+      "tests/data/big_vision_tiny_expected.npz"
+  )
 
 
 def loss_fn(model):
@@ -50,8 +52,11 @@ def test_embeddings_logits_loss_and_gradients_are_big_visions(golden):
     # The softmax does not see a key's bias: that gradient is rounding alone.
     noise = 1e-7 if name.endswith("key/bias") else 0
     np.testing.assert_allclose(
-        jnp.linalg.norm(grad), expected[f"grad_norm/{name}"], rtol=1e-4,
-        atol=noise, err_msg=name,
+        jnp.linalg.norm(grad),
+        expected[f"grad_norm/{name}"],
+        rtol=1e-4,
+        atol=noise,
+        err_msg=name,
     )
 
 
@@ -106,7 +111,8 @@ def test_heads_and_positions_have_their_parameters(pool_type, posemb):
 
 def test_b16_has_as_many_parameters_as_its_layers_add_up_to():
   model = TwoTowers(
-      image=dict(variant="B/16"), text=dict(variant="B", vocab_size=32_000),
+      image=dict(variant="B/16"),
+      text=dict(variant="B", vocab_size=32_000),
       out_dim=(None, 768),
   )
   params = jax.eval_shape(

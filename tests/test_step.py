@@ -102,9 +102,7 @@ def test_a_frozen_tower_keeps_every_bit_and_no_memory():
   for name, value in tree.flatten(before).items():
     assert np.array_equal(value, after[name]) == name.startswith("img/"), name
   held = sum(x.nbytes for x in jax.tree.leaves(state.opt_state))
-  trained = sum(
-      v.nbytes for n, v in after.items() if not n.startswith("img/")
-  )
+  trained = sum(v.nbytes for n, v in after.items() if not n.startswith("img/"))
   assert held < 2 * trained + 100  # Adam's two moments and its counters
 
 

@@ -1,0 +1,1 @@
+"""Sources, preprocessing and batches; needs no JAX."""

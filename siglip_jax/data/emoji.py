@@ -10,7 +10,8 @@ languages are Unicode's, as carried by the package `emoji`. `emoji_splits.py`
 says what is held out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from collections.abc import Sequence
 import io
 from pathlib import Path
 
@@ -31,7 +32,7 @@ VOCAB_SIZE = 8000
 
 
 class Emoji(tfds.core.GeneratorBasedBuilder):
-  """One record a picture: PNG with alpha, sequence, style, names by language."""
+  """A record a picture: PNG with alpha, sequence, style, names."""
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "Twemoji 2.0 and OpenMoji 17, four splits."}
@@ -40,15 +41,17 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
     return tfds.core.DatasetInfo(
         builder=self,
         description="Emoji in two drawing styles with names in 14 languages.",
-        features=tfds.features.FeaturesDict({
-            "image": tfds.features.Image(
-                shape=(SIZE, SIZE, 4), encoding_format="png"
-            ),
-            "id": tfds.features.Text(),
-            "thing": tfds.features.Text(),
-            "style": tfds.features.Text(),
-            "names": {lang: tfds.features.Text() for lang in LANGUAGES},
-        }),
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(
+                    shape=(SIZE, SIZE, 4), encoding_format="png"
+                ),
+                "id": tfds.features.Text(),
+                "thing": tfds.features.Text(),
+                "style": tfds.features.Text(),
+                "names": {lang: tfds.features.Text() for lang in LANGUAGES},
+            }
+        ),
         homepage="https://unicode.org/emoji",
     )
 
@@ -176,6 +179,7 @@ _DATA_DIR = flags.DEFINE_string(
 
 
 def main(argv: Sequence[str]) -> None:
+  """Builds and says where."""
   del argv
   print(f"Data set and tokenizer are in {build(_DATA_DIR.value)}")
 

@@ -8,7 +8,9 @@ a hash of the sequence, so they stay when emoji are added or reordered.
 """
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 
@@ -190,7 +192,7 @@ def _held_out_combinations(
     means: Mapping[str, Meaning],
     same: Iterable[tuple[str, str]],
 ) -> set[str]:
-  """A tenth of the modified sequences, each of whose parts stays in training."""
+  """A tenth of the modified sequences; their parts stay in training."""
   by_meaning: dict[Meaning, str] = {}
   pairs = [(i, by_meaning.setdefault(means[i], i)) for i in ids]
   known = set(ids)

@@ -107,8 +107,11 @@ def affine(record, rng, degrees=15, shift=0.1, zoom_min=0.8, zoom_max=1.1):
   return _with_pil(
       record,
       lambda i: i.transform(
-          (w, h), Image.Transform.AFFINE, matrix,
-          resample=Image.Resampling.BILINEAR, fillcolor=fill,
+          (w, h),
+          Image.Transform.AFFINE,
+          matrix,
+          resample=Image.Resampling.BILINEAR,
+          fillcolor=fill,
       ),
   )
 
@@ -195,8 +198,23 @@ def _with_pil(record, function: Callable[[Image.Image], Image.Image]):
 OPS = {
     f.__name__: f
     for f in (
-        decode, decode_rgba, background, resize, resize_small, central_crop,
-        random_crop, inception_crop, flip_lr, affine, color_jitter, blur,
-        grayscale, copy, choice, keep, lower, strip_punctuation,
+        decode,
+        decode_rgba,
+        background,
+        resize,
+        resize_small,
+        central_crop,
+        random_crop,
+        inception_crop,
+        flip_lr,
+        affine,
+        color_jitter,
+        blur,
+        grayscale,
+        copy,
+        choice,
+        keep,
+        lower,
+        strip_punctuation,
     )
 }

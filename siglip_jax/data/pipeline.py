@@ -77,7 +77,7 @@ def train_iterator(
   """
   _check(source, batch_size, process_count)
   local = batch_size // process_count
-  epochs = -(-total_steps * batch_size // len(source))
+  epochs = max(1, -(-total_steps * batch_size // len(source)))
   examples = (
       grain.MapDataset.range(len(source))
       .seed(seed)

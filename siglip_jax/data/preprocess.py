@@ -23,7 +23,12 @@ from siglip_jax.errors import UserError
 
 Record = dict[str, Any]
 _AFTER_VALUE_RANGE = (
-    "copy", "choice", "keep", "lower", "strip_punctuation", "tokenize"
+    "copy",
+    "choice",
+    "keep",
+    "lower",
+    "strip_punctuation",
+    "tokenize",
 )
 
 
@@ -94,7 +99,7 @@ class Preprocess:
 
 
 def parse(spec: str) -> list[tuple[str, list, dict]]:
-  """"a|b(1, c=2)" as [("a", [], {}), ("b", [1], {"c": 2})]; literals only."""
+  """ "a|b(1, c=2)" as [("a", [], {}), ("b", [1], {"c": 2})]; literals only."""
   # Bars inside quotes are no separators, so the whole is parsed as Python.
   try:
     node = ast.parse(spec.strip(), mode="eval").body
@@ -105,9 +110,7 @@ def parse(spec: str) -> list[tuple[str, list, dict]]:
     found.append(node)
     return [_call(n) for n in reversed(found)]
   # All that Python's parser raises, on deep nesting too.
-  except (
-      SyntaxError, ValueError, TypeError, RecursionError, MemoryError
-  ) as e:
+  except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as e:
     raise UserError(
         "A preprocessing string is operations with literal arguments between"
         f" bars, as in 'decode|resize(224)'; got {spec[:500]!r} ({e})."

@@ -105,9 +105,7 @@ class TfdsSource:
     return f"{self.name}/{self.split}[{index}]"
 
 
-def tfds_source(
-    name: str, split: str, *, data_dir: str | Path
-) -> TfdsSource:
+def tfds_source(name: str, split: str, *, data_dir: str | Path) -> TfdsSource:
   """The newest version of a data set prepared under `data_dir`.
 
   Args:

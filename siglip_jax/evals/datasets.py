@@ -40,7 +40,11 @@ def classification(
   if text is not None and label is None:
     truths = _texts(source, text)
     names = sorted(
-        {n for s in classes for n in _texts(sources.make(split=s, **data), text)}
+        {
+            n
+            for s in classes
+            for n in _texts(sources.make(split=s, **data), text)
+        }
         | set(truths)
     )
     number = {n: i for i, n in enumerate(names)}
@@ -68,9 +72,7 @@ def retrieval(
 ) -> Retrieval:
   """Image-text retrieval within a split, captions under record key `text`."""
   source = sources.make(split=split, **data)
-  return Retrieval(
-      dataset=dataset, source=source, texts=_texts(source, text)
-  )
+  return Retrieval(dataset=dataset, source=source, texts=_texts(source, text))
 
 
 def _texts(source, key: str) -> list[str]:

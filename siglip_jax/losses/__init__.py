@@ -33,9 +33,7 @@ def make(
     **options: `block` of the ring, `temperature` of bce_mean.
   """
   if name == "ring_sigmoid":
-    loss = functools.partial(
-        ring_sigmoid_loss, mesh=mesh, axis=axes, **options
-    )
+    loss = functools.partial(ring_sigmoid_loss, mesh=mesh, axis=axes, **options)
     return lambda zi, zt, p: loss(zi, zt, *_scalars(p, "t", "b"))
   if name == "sigmoid":
     loss = functools.partial(sigmoid_loss, **options)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 import functools
 
 import jax
-from jax.sharding import PartitionSpec as P
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 from jaxtyping import Float
 
@@ -40,7 +40,7 @@ def bce_mean_loss(
     *,
     temperature: float = 0.07,
 ) -> Scalar:
-  """Mean binary cross-entropy over the B^2 pairs, logits divided by `temperature`.
+  """Mean binary cross-entropy over the B^2 pairs at a fixed temperature.
 
   A widely copied variant: no bias, a fixed temperature, and B times smaller
   than `sigmoid_loss`. With it, negatives drown the positives from the start.
@@ -91,7 +91,9 @@ def ring_sigmoid_loss(
   batch = len(zimg)
 
   @functools.partial(
-      jax.shard_map, mesh=mesh, in_specs=(P(axes), P(axes), P(), P()),
+      jax.shard_map,
+      mesh=mesh,
+      in_specs=(P(axes), P(axes), P(), P()),
       out_specs=P(),
   )
   def ring(zimg, ztxt, t_prime, b):

@@ -1,0 +1,1 @@
+"""The towers: the only place that knows Flax."""

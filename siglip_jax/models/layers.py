@@ -69,8 +69,10 @@ class MultiHeadDotProductAttention(nn.Module):
 
     def heads(name, x):
       return nn.DenseGeneral(
-          (self.num_heads, width // self.num_heads), kernel_init=_xavier,
-          dtype=self.dtype, name=name,
+          (self.num_heads, width // self.num_heads),
+          kernel_init=_xavier,
+          dtype=self.dtype,
+          name=name,
       )(x)
 
     query, key, value = heads("query", q), heads("key", kv), heads("value", kv)
@@ -97,7 +99,9 @@ class MlpBlock(nn.Module):
 
     def dense(features, x):
       return nn.Dense(
-          features, kernel_init=_xavier, dtype=self.dtype,
+          features,
+          kernel_init=_xavier,
+          dtype=self.dtype,
           bias_init=nn.initializers.normal(1e-6),
       )(x)
 
@@ -152,7 +156,9 @@ class Encoder(nn.Module):
     x = x.astype(self.dtype)
     if self.scan:
       stack = nn.scan(
-          block, variable_axes={"params": 0}, split_rngs={"params": True},
+          block,
+          variable_axes={"params": 0},
+          split_rngs={"params": True},
           length=self.depth,
       )
       x, _ = stack(**options, name="encoderblock")(x, None)

@@ -40,15 +40,20 @@ class TextTransformer(nn.Module):
 
   @nn.compact
   def __call__(self, text: Int[Array, "B L"]) -> Float[Array, "B D"]:
-    x = nn.Embed(
-        self.vocab_size, self.width, dtype=self.dtype, name="Embed_0"
-    )(text)
+    x = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, name="Embed_0")(
+        text
+    )
     init = nn.initializers.normal(1 / np.sqrt(self.width))
     positions = self.param("pos_embedding", init, (1, *x.shape[1:]))
     x = x + positions.astype(self.dtype)
     x = layers.Encoder(
-        depth=self.depth, mlp_dim=self.mlp_dim, num_heads=self.num_heads,
-        scan=self.scan, remat=self.remat, dtype=self.dtype, name="Encoder_0",
+        depth=self.depth,
+        mlp_dim=self.mlp_dim,
+        num_heads=self.num_heads,
+        scan=self.scan,
+        remat=self.remat,
+        dtype=self.dtype,
+        name="Encoder_0",
     )(x)
     x = self._pool(x)
     if self.out_dim is not None:

@@ -68,9 +68,7 @@ class TwoTowers:
       self, params: Mapping, text: Int[Array, "B L"]
   ) -> Float[Array, "B D"]:
     """L2-normalised float32 embeddings of token ids."""
-    return _normalise(
-        self._text_tower().apply({"params": params["txt"]}, text)
-    )
+    return _normalise(self._text_tower().apply({"params": params["txt"]}, text))
 
   def _image_tower(self) -> vit.VIT:
     given = dict(self.image)
@@ -94,7 +92,9 @@ class TwoTowers:
     out = self.out_dim
     return dict(
         out_dim=out if isinstance(out, int) else out[tower],
-        dtype=jnp.dtype(self.dtype), scan=self.scan, remat=self.remat,
+        dtype=jnp.dtype(self.dtype),
+        scan=self.scan,
+        remat=self.remat,
     )
 
 

@@ -48,8 +48,12 @@ class VIT(nn.Module):
           f" {self.patch}: change image_size or patch."
       )
     x = nn.Conv(
-        self.width, (self.patch, self.patch), strides=(self.patch, self.patch),
-        padding="VALID", dtype=self.dtype, name="embedding",
+        self.width,
+        (self.patch, self.patch),
+        strides=(self.patch, self.patch),
+        padding="VALID",
+        dtype=self.dtype,
+        name="embedding",
     )(images.astype(self.dtype))
     b, rows, cols, d = x.shape
     x = x.reshape(b, rows * cols, d)
@@ -59,8 +63,13 @@ class VIT(nn.Module):
       cls = jnp.broadcast_to(cls.astype(self.dtype), (b, 1, d))
       x = jnp.concatenate([cls, x], axis=1)
     x = layers.Encoder(
-        depth=self.depth, mlp_dim=self.mlp_dim, num_heads=self.num_heads,
-        scan=self.scan, remat=self.remat, dtype=self.dtype, name="Transformer",
+        depth=self.depth,
+        mlp_dim=self.mlp_dim,
+        num_heads=self.num_heads,
+        scan=self.scan,
+        remat=self.remat,
+        dtype=self.dtype,
+        name="Transformer",
     )(x)
     x = self._pool(x)
     if self.out_dim is not None:
@@ -73,9 +82,7 @@ class VIT(nn.Module):
       return self.param("pos_embedding", init, (1, h * w, width))
     if self.posemb == "sincos2d":
       return sincos2d(h, w, width)
-    raise UserError(
-        f"posemb must be learn or sincos2d; got {self.posemb!r}."
-    )
+    raise UserError(f"posemb must be learn or sincos2d; got {self.posemb!r}.")
 
   def _pool(self, x):
     if self.pool_type == "map":
