@@ -12,15 +12,15 @@ from siglip_jax.config import parse_arg
 
 
 def get_config(arg=None):
-  arg = parse_arg(arg, steps=1500, langs="en", side=48)
+  arg = parse_arg(arg, steps=2400, langs="en", side=48)
   c = ml_collections.ConfigDict()
   c.seed = 0
   c.total_steps = arg.steps
-  c.batch_size = 64  # many steps matter more here than large batches
+  c.batch_size = 32  # steps matter more here than large batches
   c.microbatch = 0
   c.image_size = arg.side  # pixels
-  c.text_len = 16  # tokens; names have 7, one in a hundred has 19
-  c.log_steps = 50
+  c.text_len = 16  # tokens; three English names are cut to another's
+  c.log_steps = 100
 
   data_dir = os.environ.get("TFDS_DATA_DIR", "data")
   langs = arg.langs.split("+")
@@ -34,10 +34,9 @@ def get_config(arg=None):
   c.data = dict(**emoji, split="train")
   # Never mirrored: some names say left or right.
   c.data.pp = (
-      f'decode_rgba|resize({c.image_size})|background("random", p=0.5)'
-      f"|affine(15, 0.1, 0.8, 1.15)|color_jitter(0.3, 0.3, 0.3)"
-      f'|value_range(-1,1)|choice({picked}, outkey="text")|{text}'
-      '|keep("image", "text")'
+      f"decode|resize({c.image_size})|affine(8, 0.04, 0.85, 1.05)"
+      f"|color_jitter(0.15, 0.0, 0.3)|value_range(-1,1)"
+      f'|choice({picked}, outkey="text")|{text}|keep("image", "text")'
   )
   c.data.max_replaced_share = 0.01
   c.data.num_threads = 2
@@ -47,17 +46,17 @@ def get_config(arg=None):
 
   c.model = dict(
       image=dict(
-          width=192,
+          width=128,
           depth=4,
-          mlp_dim=768,
-          num_heads=6,
-          patch=12,
+          mlp_dim=512,
+          num_heads=2,
+          patch=16,
           pool_type="map",
       ),
-      text=dict(width=128, depth=2, mlp_dim=512, num_heads=4, vocab_size=8000),
-      out_dim=(None, 192),
+      text=dict(width=128, depth=2, mlp_dim=512, num_heads=2, vocab_size=8000),
+      out_dim=(None, 128),
       temperature_init=10.0,
-      bias_init=-4.0,  # about -log(batch_size); the paper's -10 suits 32k
+      bias_init=-3.5,  # about -log(batch_size); the paper's -10 suits 32k
   )
   c.loss = dict(name="ring_sigmoid")
   c.optim = dict(
@@ -65,7 +64,7 @@ def get_config(arg=None):
       lr=1e-3,
       wd=1e-4,
       options=dict(b2=0.95),  # 0.999 spikes at large batch
-      schedule=[(".*", dict(decay="cosine", warmup_percent=0.1))],
+      schedule=[(".*", dict(decay="cosine", warmup_percent=0.03))],
       clip_norm=1.0,
   )
   c.mesh = dict(data=-1, fsdp=1, tensor=1)

@@ -1,7 +1,10 @@
 """What is held out of the emoji data stays out."""
 
+import io
+
 import emoji as names_package
 import numpy as np
+from PIL import Image
 import pytest
 
 from siglip_jax.data import emoji
@@ -97,3 +100,32 @@ def test_names_have_all_languages_and_no_markup():
   for by_lang in names.values():
     assert set(by_lang) == set(emoji.LANGUAGES)
     assert not any(":" == n[0] or "_" in n for n in by_lang.values())
+
+
+def noise(seed):
+  """A PNG unlike any of another seed."""
+  pixels = np.random.default_rng(seed).integers(0, 255, (72, 72, 4), np.uint8)
+  out = io.BytesIO()
+  Image.fromarray(pixels).save(out, format="png")
+  return out.getvalue()
+
+
+def test_a_twin_of_what_is_held_out_is_not_trained_on():
+  ids = sorted(id_of(c) for c in names_package.EMOJI_DATA if len(c) == 1)[::6]
+  pngs = {
+      Picture(i, s): noise(2 * n + k)
+      for n, i in enumerate(ids)
+      for k, s in enumerate(emoji_splits.STYLES)
+  }
+  before = emoji.make_splits(pngs)
+  held, trained = before["unseen_thing"][0], before["train"][0]
+  twin = Picture(trained.id, held.style)
+  after = emoji.make_splits(pngs | {twin: pngs[held]})
+  unseen = {p.id for p in after["unseen_thing"]}
+  assert (held.id in unseen) == (twin.id in unseen)
+  in_train = {p.id for p in after["train"]}
+  assert not unseen & in_train and {held.id, twin.id} & (unseen | in_train)
+
+
+def test_variation_selectors_make_no_other_emoji():
+  assert id_of("❤️") == id_of("❤") and id_of("🏳️‍🌈") == id_of("🏳‍🌈")

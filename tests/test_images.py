@@ -129,9 +129,9 @@ def test_alpha_is_kept_where_asked_for():
 
 
 def test_transparency_mixes_with_the_background():
-  rgba = np.array([[(200, 0, 0, 51), (200, 0, 0, 255)]], np.uint8)
+  rgba = np.array([[(200, 0, 0, 51), (201, 0, 0, 128)]], np.uint8)
   got = images.composite(rgba, (0, 100, 255))
-  np.testing.assert_array_equal(got, [[(40, 80, 204), (200, 0, 0)]])
+  np.testing.assert_array_equal(got, [[(40, 80, 204), (101, 50, 127)]])
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_jpegs_are_decoded_no_larger_than_needed():
     [
         (b"", "empty"),
         (b"<html>404</html>", "cannot identify"),
-        (fakes.png((1, 2, 3))[:50], ""),
+        (fakes.png((1, 2, 3))[:50], "truncated"),
         (encoded(Image.effect_noise((64, 64), 50), "jpeg")[:-900], "truncated"),
     ],
 )

@@ -159,7 +159,7 @@ def test_byte_order_marks_are_no_part_of_captions(tmp_path):
         (b"[" * 100_000, "line 3 must be"),
         (b'{"image": "b.png", "text": "x"}', "line 3: there is no picture"),
         (b'{"image": "/etc/hosts", "text": "x"}', "line 3: .*outside"),
-        (b'{"image": "x/../../f", "text": "x"}', "line 3: .*outside"),
+        (b'{"image": "x/../../g", "text": "x"}', "line 3: .*outside"),
     ],
 )
 def test_bad_lines_of_captions_are_named_by_number(tmp_path, line, match):
@@ -204,6 +204,7 @@ def test_a_picture_keeps_its_split_when_others_come(tmp_path):
   after = {p for p, _ in sources.folder_source(more, "validation").entries}
   assert before == {p for p in after if int(p[:-4]) < 300}
   assert 15 <= len(after) <= 45  # 30 expected
+  assert sorted(int(p[:-4]) for p in after)[:3] == [6, 33, 40]  # on any machine
 
 
 def test_folders_have_three_splits(tmp_path):

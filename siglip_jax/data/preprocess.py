@@ -9,6 +9,7 @@ on the host: value_range only says what the device makes of the bytes.
 
 import ast
 from collections.abc import Callable
+import dataclasses
 import difflib
 import inspect
 from pathlib import Path
@@ -70,7 +71,9 @@ class Preprocess:
         self.value_range = (float(low), float(high))
       elif name == "tokenize":
         options = _bind(name, _tokenize, args, kwargs)
-        self._ops.append(self._tokenize(tokenizer_path, **options))
+        model = options.pop("model")
+        self.tokenizer = Tokenizer(tokenizer_path or model)
+        self._ops.append(_encoding(self.tokenizer, options))
       else:
         self._ops.append(_operation(name, args, kwargs))
 
@@ -81,21 +84,28 @@ class Preprocess:
       record = op(record, rng)
     return record
 
-  def _tokenize(self, path, *, max_len, model, eos, pad_value):
-    tokenizer = self.tokenizer = Tokenizer(path or model)
-    if eos not in ("sticky", "yes", "none"):
-      raise UserError(f"eos must be sticky, yes or none; got {eos!r}.")
-    if not isinstance(max_len, int) or max_len < 1:
-      raise UserError(f"max_len must be a positive integer; got {max_len!r}.")
 
-    def op(record, rng):
-      del rng
-      ids = tokenizer.encode(
-          record["text"], max_len=max_len, eos=eos, pad_value=pad_value
-      )
-      return record | {"text": ids}
+@dataclasses.dataclass(frozen=True)
+class _Operation:
+  """An operation and its arguments; its failures name it."""
 
-    return _explained("tokenize", op)
+  name: str
+  function: Callable[..., Record]
+  args: list
+  kwargs: dict
+
+  def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+    try:
+      return self.function(record, rng, *self.args, **self.kwargs)
+    except (ImageError, UserError):
+      raise
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+      given = ", ".join(f"{k} ({type(v).__name__})" for k, v in record.items())
+      raise UserError(
+          f"Preprocessing: {self.name} cannot be applied,"
+          f" {type(e).__name__}: {e}. The record has {given}. Check its"
+          " arguments and what is before it."
+      ) from e
 
 
 def parse(spec: str) -> list[tuple[str, list, dict]]:
@@ -126,7 +136,23 @@ def _call(node: ast.expr) -> tuple[str, list, dict]:
     raise ValueError("** is not allowed")
   args = [ast.literal_eval(a) for a in node.args]
   kwargs = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+  if len(kwargs) < len(node.keywords):
+    raise ValueError(f"{ast.unparse(node)!r} repeats an argument")
   return node.func.id, args, kwargs
+
+
+def _encoding(tokenizer: Tokenizer, options: dict) -> _Operation:
+  max_len, eos = options["max_len"], options["eos"]
+  if eos not in ("sticky", "yes", "none"):
+    raise UserError(f"eos must be sticky, yes or none; got {eos!r}.")
+  if not isinstance(max_len, int) or max_len < 1:
+    raise UserError(f"max_len must be a positive integer; got {max_len!r}.")
+  return _Operation("tokenize", _encode, [tokenizer], options)
+
+
+def _encode(record, rng, tokenizer, **options):
+  del rng
+  return record | {"text": tokenizer.encode(record["text"], **options)}
 
 
 def _operation(name: str, args: list, kwargs: dict):
@@ -141,27 +167,7 @@ def _operation(name: str, args: list, kwargs: dict):
     inspect.Signature(parameters).bind(*args, **kwargs)
   except TypeError as e:
     raise _bad_arguments(name, inspect.Signature(parameters), e) from None
-  return _explained(
-      name, lambda record, rng: function(record, rng, *args, **kwargs)
-  )
-
-
-def _explained(name: str, op):
-  """The operation, whose failures name it and what it was given."""
-
-  def explained(record, rng):
-    try:
-      return op(record, rng)
-    except (ImageError, UserError):
-      raise
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-      given = ", ".join(f"{k} ({type(v).__name__})" for k, v in record.items())
-      raise UserError(
-          f"Preprocessing: {name} cannot be applied, {type(e).__name__}: {e}."
-          f" The record has {given}. Check its arguments and what is before it."
-      ) from e
-
-  return explained
+  return _Operation(name, function, args, kwargs)
 
 
 def _bind(name: str, function, args: list, kwargs: dict) -> dict:

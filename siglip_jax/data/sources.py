@@ -212,7 +212,8 @@ def _from_jsonl(captions: Path) -> list[tuple[str, str]]:
       entry = json.loads(decoded)
       path, text = entry["image"], entry["text"]
       # JSON can spell halves of surrogate pairs, which are no text.
-      valid = "\0" not in path and (path + text).encode() is not None
+      valid = isinstance(path, str) and isinstance(text, str)
+      valid = valid and "\0" not in path and bool((path + text).encode())
     except (ValueError, KeyError, TypeError, RecursionError):
       valid = False
     if not valid:

@@ -1,0 +1,103 @@
+"""Tokenizers: trained from captions, the same every time, exact lengths."""
+
+import subprocess
+import sys
+
+import fakes
+import pytest
+
+from siglip_jax.data import tokenizer
+from siglip_jax.errors import UserError
+
+TEXTS = ["red square", "green circle", "Grüner Kreis", "赤い四角"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  path = tmp_path_factory.mktemp("tokenizer") / "new" / "folder" / "t.model"
+  tokenizer.train(TEXTS, path, vocab_size=8000)
+  return path
+
+
+def test_a_small_corpus_gives_a_small_vocabulary(model):
+  assert 259 < tokenizer.Tokenizer(model).vocab_size < 400
+  assert [p.name for p in model.parent.iterdir()] == ["t.model"]
+
+
+def test_order_and_case_of_the_texts_do_not_matter(model, tmp_path):
+  again = tmp_path / "again.model"
+  tokenizer.train(
+      [t.upper() for t in TEXTS[::-1]] * 2 + ["", " "], again, vocab_size=8000
+  )
+  assert again.read_bytes() == model.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "eos, short_end, long_end",
+    [("sticky", [1, 9], True), ("yes", [1, 9], False), ("none", [9, 9], False)],
+)
+def test_ends_of_texts(model, eos, short_end, long_end):
+  tok = tokenizer.Tokenizer(model)
+  plain = tok.encode("red", max_len=90, eos="none", pad_value=9).tolist()
+  n = plain.index(9)
+  short = tok.encode("red", max_len=n + 2, eos=eos, pad_value=9)
+  assert short.tolist() == plain[:n] + short_end
+  long = tok.encode("red", max_len=n, eos=eos, pad_value=9)
+  assert long.tolist() == plain[: n - 1] + [1 if long_end else plain[n - 1]]
+
+
+def test_padding_is_the_end_of_sentence_by_default(model):
+  ids = tokenizer.Tokenizer(model).encode("", max_len=3)
+  assert ids.tolist() == [1, 1, 1] and ids.dtype == "int32"
+
+
+def test_unknown_characters_become_bytes(model):
+  ids = tokenizer.Tokenizer(model).encode("☃", max_len=9, eos="none")
+  assert 2 not in ids  # the unknown piece
+  assert ids.tolist() != (
+      tokenizer.Tokenizer(model).encode("☂", max_len=9, eos="none").tolist()
+  )
+
+
+def test_how_a_text_ends_is_one_of_three_ways(model):
+  with pytest.raises(UserError, match="sticky, yes or none; got 'no'"):
+    tokenizer.Tokenizer(model).encode("red", max_len=3, eos="no")
+
+
+def test_too_small_a_vocabulary_is_refused_and_leaves_nothing(tmp_path):
+  path = tmp_path / "t.model"
+  with pytest.raises(UserError, match="every character .* got 10. Give more"):
+    tokenizer.train(TEXTS, path, vocab_size=10)
+  with pytest.raises(UserError, match="needs texts"):
+    tokenizer.train([" "], path, vocab_size=300)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("keep", [0, 5, 1000])
+def test_damaged_models_are_named(model, tmp_path, keep):
+  path = tmp_path / "cut.model"
+  path.write_bytes(model.read_bytes()[:keep])
+  with pytest.raises(UserError, match="cut.model is no SentencePiece model"):
+    tokenizer.Tokenizer(path)
+
+
+def run(*args):
+  return subprocess.run(
+      [sys.executable, "-m", "siglip_jax.data.tokenizer", *args],
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+
+
+def test_the_command_line_trains_on_a_folder(tmp_path):
+  folder = fakes.captioned_folder(tmp_path / "pictures", 30)
+  out = tmp_path / "t.model"
+  done = run(f"--path={folder}", f"--out={out}", "--vocab_size=300")
+  assert done.returncode == 0, done.stderr
+  size = tokenizer.Tokenizer(out).vocab_size
+  assert f"{out}: {size} pieces" in done.stdout
+  failed = run(f"--path={tmp_path}/none", f"--out={out}")
+  assert failed.returncode == 2
+  assert failed.stderr.startswith("error: There is no folder")
+  assert "Traceback" not in failed.stderr
