@@ -18,32 +18,6 @@ _REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
-# Width, depth, MLP width, heads of the released models.
-VARIANTS = {
-    "mu": (32, 1, 128, 2),
-    "Ti": (192, 12, 768, 3),
-    "S": (384, 12, 1536, 6),
-    "M": (512, 12, 2048, 8),
-    "B": (768, 12, 3072, 12),
-    "L": (1024, 24, 4096, 16),
-    "So400m": (1152, 27, 4304, 16),
-    "H": (1280, 32, 5120, 16),
-    "g": (1408, 40, 6144, 16),
-    "g-opt": (1536, 40, 6144, 16),
-    "G": (1664, 48, 8192, 16),
-}
-
-
-def sizes(variant: str) -> dict[str, int]:
-  """width, depth, mlp_dim and num_heads of a variant."""
-  if variant not in VARIANTS:
-    raise UserError(
-        f"Unknown model variant {variant!r}; known are {', '.join(VARIANTS)},"
-        ' for pictures with the patch size, as in "B/16".'
-    )
-  names = ("width", "depth", "mlp_dim", "num_heads")
-  return dict(zip(names, VARIANTS[variant], strict=True))
-
 
 def layer_norm(dtype: Dtype, name: str | None = None) -> nn.LayerNorm:
   """LayerNorm with eps 1e-6; its statistics are float32."""
@@ -51,15 +25,23 @@ def layer_norm(dtype: Dtype, name: str | None = None) -> nn.LayerNorm:
 
 
 class MultiHeadDotProductAttention(nn.Module):
-  """Attention of `q` over `kv`, softmax in float32."""
+  """Attention of `q` over `kv`, softmax in float32.
+
+  attention "auto" is the best implementation for the device, "xla" the einsums
+  that run everywhere.
+  """
 
   num_heads: int
   dtype: Dtype = jnp.float32
+  attention: str = "auto"
 
   @nn.compact
   def __call__(
       self, q: Float[Array, "B Q D"], kv: Float[Array, "B K D"]
   ) -> Float[Array, "B Q D"]:
+    """Raises UserError when the heads do not divide the width."""
+    if self.attention not in ("auto", "xla"):
+      raise UserError(f"attention must be auto or xla; got {self.attention!r}.")
     width = q.shape[-1]
     if width % self.num_heads:
       raise UserError(
@@ -95,6 +77,7 @@ class MlpBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    """The same shape; tokens do not meet."""
     width = x.shape[-1]
 
     def dense(features, x):
@@ -114,11 +97,15 @@ class EncoderBlock(nn.Module):
   mlp_dim: int
   num_heads: int
   dtype: Dtype = jnp.float32
+  attention: str = "auto"
 
   @nn.compact
   def __call__(self, x: Float[Array, "B L D"], _=None):
+    """The block's output, and nothing for the scan to collect."""
     y = layer_norm(self.dtype)(x)
-    x = x + MultiHeadDotProductAttention(self.num_heads, self.dtype)(y, y)
+    x = x + MultiHeadDotProductAttention(
+        self.num_heads, self.dtype, self.attention
+    )(y, y)
     y = layer_norm(self.dtype)(x)
     x = x + MlpBlock(self.mlp_dim, self.dtype)(y)
     return x, None
@@ -137,9 +124,11 @@ class Encoder(nn.Module):
   scan: bool = False
   remat: str = "none"
   dtype: Dtype = jnp.float32
+  attention: str = "auto"
 
   @nn.compact
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    """Raises UserError for an unknown remat policy."""
     block = EncoderBlock
     if self.remat != "none":
       if self.remat not in _REMAT:
@@ -150,8 +139,11 @@ class Encoder(nn.Module):
       block = nn.remat(
           block, policy=_REMAT[self.remat], prevent_cse=not self.scan
       )
-    options = dict(
-        mlp_dim=self.mlp_dim, num_heads=self.num_heads, dtype=self.dtype
+    options: dict[str, Any] = dict(
+        mlp_dim=self.mlp_dim,
+        num_heads=self.num_heads,
+        dtype=self.dtype,
+        attention=self.attention,
     )
     x = x.astype(self.dtype)
     if self.scan:
@@ -174,13 +166,17 @@ class MAPHead(nn.Module):
   mlp_dim: int
   num_heads: int
   dtype: Dtype = jnp.float32
+  attention: str = "auto"
 
   @nn.compact
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B D"]:
+    """One vector for each sequence."""
     b, _, d = x.shape
     probe = self.param("probe", _xavier, (1, 1, d))
     probe = einops.repeat(probe.astype(self.dtype), "1 1 d -> b 1 d", b=b)
-    x = MultiHeadDotProductAttention(self.num_heads, self.dtype)(probe, x)
+    x = MultiHeadDotProductAttention(
+        self.num_heads, self.dtype, self.attention
+    )(probe, x)
     y = layer_norm(self.dtype)(x)
     x = x + MlpBlock(self.mlp_dim, self.dtype)(y)
     return x[:, 0]

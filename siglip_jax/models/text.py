@@ -25,6 +25,7 @@ class TextTransformer(nn.Module):
     scan: stack the blocks and scan over them.
     remat: see `layers.Encoder`.
     dtype: of activations and matmuls.
+    attention: "auto" or "xla".
   """
 
   width: int
@@ -37,9 +38,11 @@ class TextTransformer(nn.Module):
   scan: bool = False
   remat: str = "none"
   dtype: layers.Dtype = jnp.float32
+  attention: str = "auto"
 
   @nn.compact
   def __call__(self, text: Int[Array, "B L"]) -> Float[Array, "B D"]:
+    """Embeddings, not normalised, of token ids."""
     x = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, name="Embed_0")(
         text
     )
@@ -53,6 +56,7 @@ class TextTransformer(nn.Module):
         scan=self.scan,
         remat=self.remat,
         dtype=self.dtype,
+        attention=self.attention,
         name="Encoder_0",
     )(x)
     x = self._pool(x)
@@ -71,7 +75,11 @@ class TextTransformer(nn.Module):
       return jnp.max(x, axis=1)
     if self.pool_type == "map":
       return layers.MAPHead(
-          self.mlp_dim, self.num_heads, self.dtype, name="MAPHead_0"
+          self.mlp_dim,
+          self.num_heads,
+          self.dtype,
+          self.attention,
+          name="MAPHead_0",
       )(x)
     raise UserError(
         "pool_type of the text tower must be last, first, gap, max or map; got"

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from jaxtyping import Int
 
 from siglip_jax.errors import UserError
-from siglip_jax.models import layers
 from siglip_jax.models import text as text_lib
 from siglip_jax.models import vit
 
@@ -29,6 +28,7 @@ class TwoTowers:
     dtype: of activations and matmuls; parameters are float32.
     scan: stack the blocks of both towers and scan over them.
     remat: "none", "full" or "dots": see `layers.Encoder`.
+    attention: "auto" or "xla".
   """
 
   image: Mapping[str, Any]
@@ -39,6 +39,7 @@ class TwoTowers:
   dtype: str = "float32"
   scan: bool = False
   remat: str = "none"
+  attention: str = "auto"
 
   def init(
       self, key: Array, image_shape: tuple[int, ...], text_len: int
@@ -71,7 +72,7 @@ class TwoTowers:
     return _normalise(self._text_tower().apply({"params": params["txt"]}, text))
 
   def _image_tower(self) -> vit.VIT:
-    given = dict(self.image)
+    given: dict[str, Any] = dict(self.image)
     if "variant" in given:
       variant, _, patch = given.pop("variant").partition("/")
       if not patch.isdigit():
@@ -79,13 +80,13 @@ class TwoTowers:
             "The image variant needs a patch size, as in 'B/16'; got"
             f" {self.image['variant']!r}."
         )
-      given = layers.sizes(variant) | {"patch": int(patch)} | given
+      given = vit.sizes(variant) | {"patch": int(patch)} | given
     return vit.VIT(**self._shared(0) | given)
 
   def _text_tower(self) -> text_lib.TextTransformer:
-    given = dict(self.text)
+    given: dict[str, Any] = dict(self.text)
     if "variant" in given:
-      given = layers.sizes(given.pop("variant")) | given
+      given = vit.sizes(given.pop("variant")) | given
     return text_lib.TextTransformer(**self._shared(1) | given)
 
   def _shared(self, tower: int) -> dict[str, Any]:
@@ -95,10 +96,11 @@ class TwoTowers:
         dtype=jnp.dtype(self.dtype),
         scan=self.scan,
         remat=self.remat,
+        attention=self.attention,
     )
 
 
-def _normalise(z: Float[Array, "B D"]) -> Float[Array, "B D"]:
+def _normalise(z) -> Float[Array, "B D"]:
   """Each row over its norm, in float32; the eps is big_vision's."""
   z = z.astype(jnp.float32)
   return z / (jnp.linalg.norm(z, axis=1, keepdims=True) + 1e-8)

@@ -9,6 +9,32 @@ import numpy as np
 from siglip_jax.errors import UserError
 from siglip_jax.models import layers
 
+# Width, depth, MLP width, heads of the released models.
+VARIANTS = {
+    "mu": (32, 1, 128, 2),
+    "Ti": (192, 12, 768, 3),
+    "S": (384, 12, 1536, 6),
+    "M": (512, 12, 2048, 8),
+    "B": (768, 12, 3072, 12),
+    "L": (1024, 24, 4096, 16),
+    "So400m": (1152, 27, 4304, 16),
+    "H": (1280, 32, 5120, 16),
+    "g": (1408, 40, 6144, 16),
+    "g-opt": (1536, 40, 6144, 16),
+    "G": (1664, 48, 8192, 16),
+}
+
+
+def sizes(variant: str) -> dict[str, int]:
+  """width, depth, mlp_dim and num_heads of a variant."""
+  if variant not in VARIANTS:
+    raise UserError(
+        f"Unknown model variant {variant!r}; known are {', '.join(VARIANTS)},"
+        ' for pictures with the patch size, as in "B/16".'
+    )
+  names = ("width", "depth", "mlp_dim", "num_heads")
+  return dict(zip(names, VARIANTS[variant], strict=True))
+
 
 class VIT(nn.Module):
   """Patches, positions, blocks, a pooling head and perhaps a projection.
@@ -25,6 +51,7 @@ class VIT(nn.Module):
     scan: stack the blocks and scan over them.
     remat: see `layers.Encoder`.
     dtype: of activations and matmuls.
+    attention: "auto" or "xla".
   """
 
   width: int
@@ -38,9 +65,11 @@ class VIT(nn.Module):
   scan: bool = False
   remat: str = "none"
   dtype: layers.Dtype = jnp.float32
+  attention: str = "auto"
 
   @nn.compact
   def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
+    """Embeddings, not normalised, of pictures in [-1, 1]."""
     _, h, w, _ = images.shape
     if h % self.patch or w % self.patch:
       raise UserError(
@@ -69,6 +98,7 @@ class VIT(nn.Module):
         scan=self.scan,
         remat=self.remat,
         dtype=self.dtype,
+        attention=self.attention,
         name="Transformer",
     )(x)
     x = self._pool(x)
@@ -87,7 +117,11 @@ class VIT(nn.Module):
   def _pool(self, x):
     if self.pool_type == "map":
       return layers.MAPHead(
-          self.mlp_dim, self.num_heads, self.dtype, name="MAPHead_0"
+          self.mlp_dim,
+          self.num_heads,
+          self.dtype,
+          self.attention,
+          name="MAPHead_0",
       )(x)
     if self.pool_type == "gap":
       return jnp.mean(x, axis=1)
