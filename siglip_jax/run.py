@@ -67,6 +67,7 @@ class Run:
         mesh=mesh,
         microbatches=microbatches,
         value_range=value_range,
+        seed=config.seed,
     )
     self.train_step = jax.jit(
         step,

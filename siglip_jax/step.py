@@ -112,11 +112,13 @@ def make_train_step(
     mesh: jax.sharding.Mesh,
     microbatches: int,
     value_range: tuple[float, float],
+    seed: int = 0,
 ) -> Callable[[TrainState, Mapping], tuple[TrainState, dict[str, Array]]]:
   """Returns step(state, batch) -> (state, metrics).
 
   A batch is `image` (uint8), `text` (int32) and `replaced` (int32: -1, or the
-  example that could not be read in this place).
+  example that could not be read in this place). `seed` is of what the loss
+  draws at random, anew in each step.
   """
 
   def encode_image(params, images):
@@ -129,11 +131,13 @@ def make_train_step(
     train = tree.select(state.params, optimizer.trainable)
     frozen = tree.select(state.params, optimizer.frozen)
 
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+
     def loss_fn(train):
       params = tree.merge(train, frozen)
       zimg = encode_image(params, batch["image"])
       ztxt = encode_text(params, batch["text"])
-      return loss(zimg, ztxt, params)
+      return loss(zimg, ztxt, params, key)
 
     value, grads = jax.value_and_grad(loss_fn)(train)
     updates, opt_state = optimizer.tx.update(grads, state.opt_state, train)

@@ -2,58 +2,111 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import difflib
 import functools
+import inspect
 
 import jax
 
 from siglip_jax.errors import UserError
+from siglip_jax.losses import negatives
+from siglip_jax.losses.negatives import masked_sigmoid_loss
 from siglip_jax.losses.sigmoid import bce_mean_loss
 from siglip_jax.losses.sigmoid import ring_sigmoid_loss
 from siglip_jax.losses.sigmoid import sigmoid_loss
+from siglip_jax.losses.softmax import ring_softmax_loss
 from siglip_jax.losses.softmax import softmax_loss
 
 __all__ = [
     "bce_mean_loss",
     "make",
+    "masked_sigmoid_loss",
     "ring_sigmoid_loss",
+    "ring_softmax_loss",
     "sigmoid_loss",
     "softmax_loss",
 ]
 
+# Name in config.loss -> loss, scalar parameters it learns.
+_LOSSES = {
+    "ring_sigmoid": (ring_sigmoid_loss, ("t", "b")),
+    "sigmoid": (sigmoid_loss, ("t", "b")),
+    "masked_sigmoid": (masked_sigmoid_loss, ("t", "b")),
+    "ring_softmax": (ring_softmax_loss, ("t",)),
+    "softmax": (softmax_loss, ("t",)),
+    "bce_mean": (bce_mean_loss, ()),
+}
+
 
 def make(
-    mesh: jax.sharding.Mesh, axes: tuple[str, ...], *, name: str, **options
+    mesh: jax.sharding.Mesh,
+    axes: tuple[str, ...],
+    *,
+    name: str,
+    dtype: str | None = None,
+    **options,
 ) -> Callable[..., jax.Array]:
-  """Returns loss(zimg, ztxt, params), reading `t` and `b` from the parameters.
+  """Returns loss(zimg, ztxt, params, key), with `t` and `b` of the parameters.
 
   Args:
     mesh: the device mesh.
     axes: mesh axes the batch is sharded over.
-    name: `ring_sigmoid`, `sigmoid`, `softmax` or `bce_mean`.
-    **options: `block` of the ring, `temperature` of bce_mean.
+    name: ring_sigmoid, sigmoid, masked_sigmoid, ring_softmax, softmax or
+      bce_mean.
+    dtype: embeddings are rounded to it before they are compared; None keeps
+      float32. bfloat16 is what a TPU's default matmul rounds to in any case,
+      at half the memory and traffic.
+    **options: keyword arguments of the loss, as `block`.
+
+  Raises:
+    UserError: an unknown loss, an option it does not have, or a model without
+      the scalars that it learns.
   """
-  if name == "ring_sigmoid":
-    loss = functools.partial(ring_sigmoid_loss, mesh=mesh, axis=axes, **options)
-    return lambda zi, zt, p: loss(zi, zt, *_scalars(p, "t", "b"))
-  if name == "sigmoid":
-    loss = functools.partial(sigmoid_loss, **options)
-    return lambda zi, zt, p: loss(zi, zt, *_scalars(p, "t", "b"))
-  if name == "softmax":
-    loss = functools.partial(softmax_loss, **options)
-    return lambda zi, zt, p: loss(zi, zt, *_scalars(p, "t"))
-  if name == "bce_mean":
-    loss = functools.partial(bce_mean_loss, **options)
-    return lambda zi, zt, p: loss(zi, zt)
-  raise UserError(
-      "config.loss.name must be ring_sigmoid, sigmoid, softmax or bce_mean;"
-      f" got {name!r}."
-  )
-
-
-def _scalars(params: Mapping, *names: str) -> list[jax.Array]:
-  if missing := [n for n in names if n not in params]:
+  if name not in _LOSSES:
     raise UserError(
-        f"This loss learns {names}, but the model has no {missing}: set"
-        " config.model.bias_init."
+        f"config.loss.name must be one of {', '.join(_LOSSES)}; got {name!r}."
     )
-  return [params[n][0] for n in names]
+  loss, scalars = _LOSSES[name]
+  if dtype not in (None, "float32", "bfloat16"):
+    raise UserError(
+        f"config.loss.dtype must be None, float32 or bfloat16; got {dtype!r}."
+    )
+  parameters = inspect.signature(loss).parameters
+  shared = {"mesh": mesh, "axis": axes}
+  shared = {k: v for k, v in shared.items() if k in parameters}
+  _check_options(name, options, parameters, shared)
+  if loss is masked_sigmoid_loss:
+    negatives.check_options(options["keep"], options["ratio"])
+  loss = functools.partial(loss, **shared, **options)
+
+  def with_params(zimg, ztxt, params: Mapping, key: jax.Array):
+    if missing := [s for s in scalars if s not in params]:
+      raise UserError(
+          f"The loss {name} learns {missing}, which the model does not have:"
+          " set config.model.bias_init."
+      )
+    if dtype is not None:
+      zimg, ztxt = zimg.astype(dtype), ztxt.astype(dtype)
+    args = [params[s][0] for s in scalars]
+    return loss(zimg, ztxt, *args, *([key] if "key" in parameters else []))
+
+  return with_params
+
+
+def _check_options(name: str, options: Mapping, parameters, shared) -> None:
+  own = [
+      p
+      for p in parameters.values()
+      if p.kind is p.KEYWORD_ONLY and p.name not in shared
+  ]
+  known = [p.name for p in own]
+  for option in options:
+    if option not in known:
+      close = difflib.get_close_matches(option, known, n=1)
+      hint = f"did you mean {close[0]!r}?" if close else f"it has {known}."
+      raise UserError(
+          f"config.loss.{option}: the loss {name} has no such option; {hint}"
+      )
+  for p in own:
+    if p.default is p.empty and p.name not in options:
+      raise UserError(f"config.loss.{p.name} is missing: {name} needs it.")

@@ -1,13 +1,14 @@
 """The pairwise sigmoid loss of SigLIP (Algorithm 1 of arXiv 2303.15343)."""
 
 from collections.abc import Sequence
-import functools
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 from jaxtyping import Float
+
+from siglip_jax.losses import ring
 
 Scalar = Float[Array, ""]
 
@@ -29,7 +30,7 @@ def sigmoid_loss(
   Returns:
     The loss; near 10 at the paper's initial t' = log 10 and b = -10.
   """
-  logits = jnp.exp(t_prime) * _dot(zimg, ztxt) + b
+  logits = jnp.exp(t_prime) * _dot("ND,MD->NM", zimg, ztxt) + b
   labels = 2 * jnp.eye(len(zimg)) - 1
   return -jnp.sum(jax.nn.log_sigmoid(labels * logits)) / len(zimg)
 
@@ -45,7 +46,7 @@ def bce_mean_loss(
   A widely copied variant: no bias, a fixed temperature, and B times smaller
   than `sigmoid_loss`. With it, negatives drown the positives from the start.
   """
-  logits = _dot(zimg, ztxt) / temperature
+  logits = _dot("ND,MD->NM", zimg, ztxt) / temperature
   labels = 2 * jnp.eye(len(zimg)) - 1
   return -jnp.mean(jax.nn.log_sigmoid(labels * logits))
 
@@ -58,13 +59,16 @@ def ring_sigmoid_loss(
     *,
     mesh: jax.sharding.Mesh,
     axis: str | Sequence[str],
-    block: int = 1024,
+    block: int | None = None,
+    precision: jax.typing.DTypeLike | str | None = None,
 ) -> Scalar:
-  """`sigmoid_loss` without the B x B matrix: text chunks go round the ring.
+  """`sigmoid_loss` without the B x B matrix, in one pass round the ring.
 
-  Each of the n devices along `axis` keeps its images, scores them against the
-  text chunk it holds, and passes the chunk on, n times (section 3.3). Backward
-  recomputes the logits, so the largest temporary is (block x B / n).
+  Each of the n devices along `axis` keeps its images while the texts visit
+  (section 3.3). The derivative of -log sigmoid(-x) is sigmoid(x), known as soon
+  as the logit is: so all gradients are summed up on the same visit, and the
+  gradient of a text travels with it. Nothing is recomputed, and the largest
+  temporary is (block x B / n).
 
   Args:
     zimg: L2-normalised image embeddings, rows sharded over `axis`.
@@ -73,7 +77,9 @@ def ring_sigmoid_loss(
     b: bias.
     mesh: the device mesh.
     axis: mesh axis or axes the batch is sharded over, major first.
-    block: image rows scored at a time; need not divide the local batch.
+    block: texts scored at a time; by default as many as make 2^27 pairs.
+    precision: of the matmuls, as jax.lax.Precision; None is the device's
+      default: on TPUs float32 embeddings are rounded to bfloat16.
 
   Returns:
     The loss, equal on all devices.
@@ -82,64 +88,102 @@ def ring_sigmoid_loss(
     ValueError: B is not a multiple of the number of devices along `axis`.
   """
   axes = (axis,) if isinstance(axis, str) else tuple(axis)
-  n = _axis_size(mesh, axes)
-  if len(zimg) % n:
-    raise ValueError(
-        "The batch must divide over the mesh: expected a multiple of"
-        f" {n} (axes {axes}), got {len(zimg)}. Change batch_size or the mesh."
-    )
-  batch = len(zimg)
+  ring.check(len(zimg), mesh, axes)
 
-  @functools.partial(
-      jax.shard_map,
-      mesh=mesh,
-      in_specs=(P(axes), P(axes), P(), P()),
-      out_specs=P(),
+  def single_pass(zimg, ztxt, t_prime, b):
+    """The loss and its four gradients."""
+    local = jax.shard_map(
+        lambda *args: _single_pass(
+            *args,
+            axes=axes,
+            devices=ring.num_devices(mesh, axes),
+            block=block,
+            precision=precision,
+        ),
+        mesh=mesh,
+        in_specs=(P(axes), P(axes), P(), P()),
+        out_specs=(P(), (P(axes), P(axes), P(), P())),
+    )
+    return local(zimg, ztxt, t_prime, b)
+
+  @jax.custom_vjp
+  def loss(zimg, ztxt, t_prime, b):
+    return single_pass(zimg, ztxt, t_prime, b)[0]
+
+  def backward(gradients, cotangent):
+    return jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), gradients)
+
+  loss.defvjp(single_pass, backward)
+  return loss(zimg, ztxt, t_prime, b)
+
+
+def _single_pass(
+    zimg: Float[Array, "N D"],
+    ztxt: Float[Array, "N D"],
+    t_prime: Scalar,
+    b: Scalar,
+    *,
+    axes: Sequence[str],
+    devices: int,
+    block: int | None,
+    precision,
+):
+  """One device's part; see `ring_sigmoid_loss`."""
+  scale, batch = jnp.exp(t_prime), len(zimg) * devices
+  dtype = jnp.promote_types(jnp.float32, zimg.dtype)
+
+  def visit(local, texts, d_texts, valid):
+    total, d_b, d_zimg = local
+    # Texts by images: this way round, XLA tiles all three matmuls better.
+    x = scale * _dot("MD,ND->MN", texts, zimg, precision) + b
+    if valid is not None:
+      x = jnp.where(valid[:, None], x, -jnp.inf)
+    # Every pair counts as a negative here: loss softplus(x), slope sigmoid(x).
+    e = jnp.exp(-jnp.abs(x))
+    slope = jnp.where(x >= 0, 1, e) / (1 + e)
+    total += jnp.sum(jnp.maximum(x, 0) + jnp.log1p(e))
+    d_b += jnp.sum(slope)
+    # The barrier keeps the slopes, rounded as the embeddings are, rather than
+    # the float32 logits, from one matmul to the next.
+    slope = jax.lax.optimization_barrier(slope.astype(texts.dtype))
+    d_zimg += _dot("MN,MD->ND", slope, texts, precision)
+    return (total, d_b, d_zimg), d_texts + _dot(
+        "MN,ND->MD", slope, zimg, precision
+    )
+
+  zeros = jnp.zeros(zimg.shape, dtype)
+  zero = jnp.zeros((), dtype)
+  (total, d_b, d_zimg), d_ztxt = ring.rotate(
+      visit,
+      ring.varying((zero, zero, zeros), axes),
+      ztxt,
+      ring.varying(zeros, axes),
+      axes=axes,
+      devices=devices,
+      block=block,
   )
-  def ring(zimg, ztxt, t_prime, b):
-    right = [(i, (i + 1) % n) for i in range(n)]
-
-    @jax.checkpoint
-    def chunk_loss(ztxt):
-      return sum(
-          _negatives(zimg[i : i + block], ztxt, t_prime, b)
-          for i in range(0, len(zimg), block)
-      )
-
-    def hop(carry, _):
-      total, ztxt = carry
-      passed_on = jax.lax.ppermute(ztxt, axes, right)
-      return (total + chunk_loss(ztxt), passed_on), None
-
-    # Every pair counts as a negative on the way; a positive's loss differs:
-    # softplus(-x) - softplus(x) = -x.
-    positives = jnp.sum(
-        jnp.exp(t_prime) * jnp.sum(_f32(zimg) * _f32(ztxt), axis=1) + b
-    )
-    zero = jax.lax.pcast(jnp.float32(0), axes, to="varying")
-    (total, _), _ = jax.lax.scan(hop, (zero, ztxt), length=n)
-    return jax.lax.psum(total - positives, axes) / batch
-
-  return ring(zimg, ztxt, t_prime, b)
+  # A positive's loss differs by softplus(-x) - softplus(x) = -x, its slope by
+  # -1. The slopes in t' are x's part without the bias times those in x.
+  zimg_, ztxt_ = zimg.astype(dtype), ztxt.astype(dtype)
+  cosines = jnp.sum(zimg_ * ztxt_, axis=1)
+  total -= jnp.sum(scale * cosines + b)
+  d_b -= len(zimg)
+  d_zimg, d_ztxt = d_zimg - ztxt_, d_ztxt - zimg_
+  d_t_prime = scale * jnp.sum(zimg_ * d_zimg)
+  total, d_t_prime, d_b = jax.lax.psum((total, d_t_prime, d_b), axes)
+  factor = scale / batch
+  gradients = (
+      (factor * d_zimg).astype(zimg.dtype),
+      (factor * d_ztxt).astype(ztxt.dtype),
+      (d_t_prime / batch).astype(t_prime.dtype),
+      (d_b / batch).astype(b.dtype),
+  )
+  return total / batch, gradients
 
 
-def _negatives(zimg, ztxt, t_prime, b) -> Scalar:
-  """Loss of a block in which no text belongs to any image."""
-  return jnp.sum(jax.nn.softplus(jnp.exp(t_prime) * _dot(zimg, ztxt) + b))
-
-
-def _dot(x: Float[Array, "N D"], y: Float[Array, "M D"]) -> Float[Array, "N M"]:
-  """All inner products, accumulated in float32 or wider."""
+def _dot(spec: str, x: Array, y: Array, precision=None) -> Array:
+  """An einsum accumulated in float32 or wider."""
   dtype = jnp.promote_types(jnp.float32, x.dtype)
-  return jnp.einsum("ND,MD->NM", x, y, preferred_element_type=dtype)
-
-
-def _f32(x: Array) -> Array:
-  return x.astype(jnp.promote_types(jnp.float32, x.dtype))
-
-
-def _axis_size(mesh: jax.sharding.Mesh, axes: Sequence[str]) -> int:
-  n = 1
-  for a in axes:
-    n *= mesh.shape[a]
-  return n
+  return jnp.einsum(
+      spec, x, y, preferred_element_type=dtype, precision=precision
+  )

@@ -1,16 +1,23 @@
 """The contrastive softmax loss of CLIP (arXiv 2103.00020), the baseline."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 from jaxtyping import Float
+
+from siglip_jax.losses import ring
+
+Scalar = Float[Array, ""]
 
 
 def softmax_loss(
     zimg: Float[Array, "B D"],
     ztxt: Float[Array, "B D"],
-    t_prime: Float[Array, ""],
-) -> Float[Array, ""]:
+    t_prime: Scalar,
+) -> Scalar:
   """Mean of the image-to-text and the text-to-image cross-entropy.
 
   Under jit with sharded rows XLA gathers all texts to score a device's images,
@@ -31,3 +38,130 @@ def softmax_loss(
   img2txt = jnp.diagonal(jax.nn.log_softmax(logits, axis=1))
   txt2img = jnp.diagonal(jax.nn.log_softmax(logits, axis=0))
   return -(jnp.mean(img2txt) + jnp.mean(txt2img)) / 2
+
+
+def ring_softmax_loss(
+    zimg: Float[Array, "B D"],
+    ztxt: Float[Array, "B D"],
+    t_prime: Scalar,
+    *,
+    mesh: jax.sharding.Mesh,
+    axis: str | Sequence[str],
+    block: int | None = None,
+    precision: jax.typing.DTypeLike | str | None = None,
+) -> Scalar:
+  """`softmax_loss` without the B x B matrix, in two passes round the ring.
+
+  A softmax needs its denominators before it has a slope. The first pass sums
+  them up, streaming: an image's stay with it and a text's travel with it. The
+  backward pass scores all pairs again and sums up the gradients.
+
+  Args:
+    zimg: L2-normalised image embeddings, rows sharded over `axis`.
+    ztxt: L2-normalised text embeddings, rows sharded over `axis`.
+    t_prime: log temperature.
+    mesh: the device mesh.
+    axis: mesh axis or axes the batch is sharded over, major first.
+    block: texts scored at a time; by default as many as make 2^27 pairs.
+    precision: of the matmuls, as jax.lax.Precision; None is the device's.
+
+  Returns:
+    The loss, equal on all devices.
+
+  Raises:
+    ValueError: B is not a multiple of the number of devices along `axis`.
+  """
+  axes = (axis,) if isinstance(axis, str) else tuple(axis)
+  ring.check(len(zimg), mesh, axes)
+  devices = ring.num_devices(mesh, axes)
+  rows, batch = P(axes), len(zimg)
+  dtype = jnp.promote_types(jnp.float32, zimg.dtype)
+
+  def dot(spec, x, y):
+    return jnp.einsum(
+        spec, x, y, preferred_element_type=dtype, precision=precision
+    )
+
+  def rotate(visit, local, texts, payload):
+    return ring.rotate(
+        visit,
+        ring.varying(local, axes),
+        texts,
+        ring.varying(payload, axes),
+        axes=axes,
+        devices=devices,
+        block=block,
+    )
+
+  def logits(scale, texts, zimg, valid):
+    x = scale * dot("MD,ND->MN", texts, zimg)
+    return x if valid is None else jnp.where(valid[:, None], x, -jnp.inf)
+
+  def cosines(zimg, ztxt):
+    return jnp.sum(zimg.astype(dtype) * ztxt.astype(dtype), axis=1)
+
+  def denominators(zimg, ztxt, t_prime):
+    """The loss, and the log denominators of images and of texts."""
+    scale = jnp.exp(t_prime)
+
+    def visit(of_images, texts, of_texts, valid):
+      x = logits(scale, texts, zimg, valid)
+      return (
+          jnp.logaddexp(of_images, jax.nn.logsumexp(x, axis=0)),
+          jnp.logaddexp(of_texts, jax.nn.logsumexp(x, axis=1)),
+      )
+
+    nothing = jnp.full(len(zimg), -jnp.inf, dtype)
+    of_images, of_texts = rotate(visit, nothing, ztxt, nothing)
+    own = (of_images + of_texts) / 2 - scale * cosines(zimg, ztxt)
+    return jax.lax.psum(jnp.sum(own), axes) / batch, of_images, of_texts
+
+  def gradients(zimg, ztxt, t_prime, of_images, of_texts):
+    scale = jnp.exp(t_prime)
+
+    def visit(d_zimg, block, d_texts, valid):
+      texts, of_texts = block
+      x = logits(scale, texts, zimg, valid)
+      slope = jnp.exp(x - of_images[None]) + jnp.exp(x - of_texts[:, None])
+      slope = jax.lax.optimization_barrier((slope / 2).astype(texts.dtype))
+      return (
+          d_zimg + dot("MN,MD->ND", slope, texts),
+          d_texts + dot("MN,ND->MD", slope, zimg),
+      )
+
+    zeros = jnp.zeros(zimg.shape, dtype)
+    d_zimg, d_ztxt = rotate(visit, zeros, (ztxt, of_texts), zeros)
+    d_zimg, d_ztxt = d_zimg - ztxt, d_ztxt - zimg
+    d_t_prime = jax.lax.psum(jnp.sum(zimg * d_zimg), axes) * scale / batch
+    factor = scale / batch
+    return (
+        (factor * d_zimg).astype(zimg.dtype),
+        (factor * d_ztxt).astype(ztxt.dtype),
+        d_t_prime.astype(t_prime.dtype),
+    )
+
+  def sharded(function, in_specs, out_specs):
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs
+    )
+
+  forward = sharded(denominators, (rows, rows, P()), (P(), rows, rows))
+  backward = sharded(
+      gradients, (rows, rows, P(), rows, rows), (rows, rows, P())
+  )
+
+  @jax.custom_vjp
+  def loss(zimg, ztxt, t_prime):
+    return forward(zimg, ztxt, t_prime)[0]
+
+  def loss_fwd(zimg, ztxt, t_prime):
+    value, of_images, of_texts = forward(zimg, ztxt, t_prime)
+    return value, (zimg, ztxt, t_prime, of_images, of_texts)
+
+  def loss_bwd(residuals, cotangent):
+    return jax.tree.map(
+        lambda g: (cotangent * g).astype(g.dtype), backward(*residuals)
+    )
+
+  loss.defvjp(loss_fwd, loss_bwd)
+  return loss(zimg, ztxt, t_prime)
