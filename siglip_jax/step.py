@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 from jaxtyping import Float
@@ -79,29 +78,32 @@ def microbatched(
 ) -> Callable[[dict, Array], Array]:
   """`encode` over `count` slices of the batch, recomputed in the backward pass.
 
-  Only the inputs and the embeddings of the whole batch are ever held. Slices
-  take the same rows from every device, so no example moves.
+  Only the inputs and the embeddings of the whole batch are ever held. Each
+  device cuts its own rows into slices, so no example moves. Devices exchange
+  parameters once before the first slice, if they are sharded, and gradients
+  once after the last.
   """
   if count == 1:
     return encode
-  devices = mesh.shape["data"] * mesh.shape["fsdp"]
-
-  def constrain(x, spec):
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+  axes = sharding.BATCH_AXES
 
   def encode_all(params, x):
-    rows, rest = len(x) // (devices * count), x.shape[1:]
-    x = x.reshape(devices, count, rows, *rest)
-    x = constrain(x, P(sharding.BATCH_AXES))
-    x = x.swapaxes(0, 1).reshape(count, devices * rows, *rest)
-    x = constrain(x, P(None, sharding.BATCH_AXES))
+    # Marked as each device's own here, outside the loop: where parameters turn
+    # from shared to own is where their gradients are summed.
+    params = jax.tree.map(
+        lambda p: jax.lax.pcast(p, axes, to="varying"), params
+    )
+    x = x.reshape(count, len(x) // count, *x.shape[1:])
     z = jax.lax.map(lambda xi: jax.checkpoint(encode)(params, xi), x)
-    z = constrain(z, P(None, sharding.BATCH_AXES))
-    z = z.reshape(count, devices, rows, -1).swapaxes(0, 1)
-    z = constrain(z, P(sharding.BATCH_AXES))
-    return z.reshape(devices * count * rows, -1)
+    return z.reshape(-1, z.shape[-1])
 
-  return encode_all
+  return jax.shard_map(
+      encode_all,
+      mesh=mesh,
+      in_specs=(P(), P(axes)),
+      out_specs=P(axes),
+      axis_names=set(axes),
+  )
 
 
 def make_train_step(

@@ -1,5 +1,7 @@
 """Losses against golden values, the reference, and each other."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
@@ -36,7 +38,7 @@ AXES = ("data", "fsdp")
 
 
 def random_pairs(mesh, rows, width=16, dtype=jnp.float32):
-  """Normalised embeddings on the mesh, with t' and b that leave no pair sure."""
+  """Normalised embeddings on the mesh, with t' and b of unsure pairs."""
   keys = jax.random.split(jax.random.key(1), 2)
   z = [jax.random.normal(k, (rows, width)) for k in keys]
   z = [x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in z]
@@ -113,7 +115,8 @@ def test_rings_keep_bfloat16_embeddings_to_their_rounding(mesh):
       (losses.ring_sigmoid_loss, losses.sigmoid_loss, 4),
       (losses.ring_softmax_loss, losses.softmax_loss, 3),
   ):
-    ring = jax.jit(jax.value_and_grad(lambda *a: loss(*a, **options), (0, 1)))
+    ring = functools.partial(loss, **options)
+    ring = jax.jit(jax.value_and_grad(ring, (0, 1)))
     value, grads = ring(*args[:n])
     wanted, wanted_grads = jax.value_and_grad(reference, (0, 1))(*exact[:n])
     np.testing.assert_allclose(value, wanted, rtol=1e-6)  # float32 sums

@@ -1,4 +1,4 @@
-"""Losses over two processes of four devices each equal those of one of eight."""
+"""Two processes of four devices give the losses of one process of eight."""
 
 import os
 from pathlib import Path
