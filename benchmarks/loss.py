@@ -1,6 +1,6 @@
 """The sigmoid loss and its gradients, four ways, side by side.
 
-  python benchmarks/loss.py                        eight CPU devices: time, memory
+  python benchmarks/loss.py                        measured, on 8 CPU devices
   python benchmarks/loss.py --topology=v4:2x2x1    by the TPU compiler, no TPU
 
 Ratios are to the dense loss of the same run.

@@ -6,6 +6,7 @@ import json
 from absl import flags
 from rich import console
 from rich import table
+from rich import text
 
 import siglip_jax
 from siglip_jax import cli
@@ -23,6 +24,8 @@ def main(argv: Sequence[str]) -> int:
     raise UserError(
         'Give a model, pictures and labels: --model=DIR a.png --labels="a,b"'
     )
+  if "" in labels or len(set(labels)) < len(labels):
+    raise UserError(f"Labels must differ and be words; got {labels}.")
   probabilities = siglip_jax.load(_MODEL.value).classify(pictures, labels)
   rows = [
       {
@@ -34,13 +37,20 @@ def main(argv: Sequence[str]) -> int:
   if _JSON.value:
     print(json.dumps(rows, indent=2, ensure_ascii=False))
     return 0
-  shown = table.Table("picture", *labels)
+  # Names may hold [brackets], which are no markup.
+  shown = table.Table()
+  for name in ("picture", *labels):
+    shown.add_column(text.Text(name), overflow="fold")
   for p, row in zip(pictures, probabilities, strict=True):
     best = row.max()
     shown.add_row(
-        p, *(f"[bold]{x:.1%}[/]" if x == best else f"{x:.1%}" for x in row)
+        text.Text(p),
+        *(text.Text(f"{x:.1%}", "bold" if x == best else "") for x in row),
     )
-  console.Console().print(shown)
+  out = console.Console(highlight=False)
+  if not out.is_terminal:  # and so has no width to fold names to
+    out.width = 10_000
+  out.print(shown)
   return 0
 
 

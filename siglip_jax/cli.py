@@ -2,12 +2,24 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from pathlib import Path
+import re
 import sys
+import traceback
 
 from absl import app
 from absl import flags
+from absl import logging
+import ml_collections
 
 from siglip_jax.errors import UserError
+
+_LIBRARIES = (
+    str(Path(flags.__file__).parents[1]),
+    str(Path(ml_collections.__file__).parent),
+    __file__,
+    "<frozen",
+)
 
 
 def run(
@@ -23,29 +35,60 @@ def run(
   def guarded(argv: Sequence[str]) -> int | None:
     if len(argv) > 1 and not arguments:
       return _fail(f"Unexpected argument {argv[1]!r}: flags start with --.")
+    if not flags.FLAGS["verbosity"].present:
+      logging.set_verbosity(logging.WARNING)  # Orbax tells much at INFO
     try:
       return main(argv)
     except UserError as e:
       return _fail(str(e))
+    except KeyboardInterrupt:
+      return _fail("Interrupted. A run goes on from its newest checkpoint.")
 
   app.run(guarded, flags_parser=_parse)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-  """Flags; what ml_collections raises for a wrong --config.key is no crash."""
+  """Flags; --config runs the user's file, so anything may be raised."""
   try:
     return flags.FLAGS(argv)
-  except (flags.Error, UserError, OSError) as e:
+  except UserError as e:
+    sys.exit(_fail(str(e)))
+  except flags.Error as e:
     # absl puts the whole traceback of a config file into its message.
     lines = [line for line in str(e).splitlines() if line.strip()]
     in_config = any(line.startswith("Traceback") for line in lines)
-    message = lines[-1].split("UserError: ")[-1] if in_config else str(e)
-    sys.exit(_fail(message))
-  except (AttributeError, KeyError, TypeError, ValueError) as e:
-    message = str(e.args[0]) if e.args else repr(e)
-    sys.exit(_fail(f"--config cannot be set as asked: {message}"))
+    sys.exit(_fail(lines[-1].split("UserError: ")[-1] if in_config else str(e)))
+  except Exception as e:  # pylint: disable=broad-except
+    sys.exit(_fail(_in_config(e) or _no_such_key(e)))
+
+
+def _in_config(e: Exception) -> str | None:
+  """The line of a config file that raised, if it was one."""
+  if isinstance(e, SyntaxError):
+    return f"{e.filename}, line {e.lineno}: {type(e).__name__}: {e.msg}."
+  frames = traceback.extract_tb(e.__traceback__)
+  own = [f for f in frames if not f.filename.startswith(_LIBRARIES)]
+  if not own:
+    return None
+  return f"{own[-1].filename}, line {own[-1].lineno}: {type(e).__name__}: {e}."
+
+
+def _no_such_key(e: Exception) -> str:
+  """What ml_collections says of --config.key=value, in a sentence."""
+  said = str(e.args[0]) if e.args else repr(e)
+  # A name in quotes of quotes, perhaps with another one to put for it.
+  found = re.fullmatch(
+      r'\W*(\w+?)\W*(?:n?Did you mean "(\w+)".*)?', said, re.DOTALL
+  )
+  if found is None:
+    return f"--config cannot be used as asked: {said}"
+  hint = f" Did you mean {found[2]!r}?" if found[2] else ""
+  return (
+      f"The config file sets no {found[1]!r}, and --config.key=value can only"
+      f" change what it sets.{hint}"
+  )
 
 
 def _fail(message: str) -> int:
-  print(f"error: {message}", file=sys.stderr)
+  print(f"error: {' '.join(message.split())}", file=sys.stderr)
   return 2

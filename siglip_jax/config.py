@@ -1,30 +1,26 @@
 """Reading, checking and writing configs, before any device is touched."""
 
 import ast
-from collections.abc import Callable
 from collections.abc import Mapping
-import difflib
-import inspect
+from collections.abc import Sequence
 import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 
+from siglip_jax import losses
 from siglip_jax import optim
+from siglip_jax import preprocessing
+from siglip_jax import sections
 from siglip_jax import sharding
 from siglip_jax.data import sources
 from siglip_jax.errors import UserError
 from siglip_jax.evals import EVALUATORS
+from siglip_jax.models.text import TextTransformer
 from siglip_jax.models.two_towers import TwoTowers
-
-_TOP_LEVEL = (
-    "seed total_steps batch_size microbatch image_size text_len log_steps"
-    " data preprocess model loss optim mesh sharding evals ckpt"
-).split()
-
-
-Section = Mapping | ml_collections.ConfigDict
+from siglip_jax.models.vit import VIT
 
 
 def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
@@ -40,7 +36,7 @@ def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
     key, _, text = item.partition("=")
     if key not in defaults:
       raise UserError(
-          f"Unknown config argument {key!r}; {_suggest(key, defaults)}"
+          f"Unknown config argument {key!r}; {sections.suggest(key, defaults)}"
       )
     values[key] = _parse_value(key, text, defaults[key])
   return ml_collections.ConfigDict(values)
@@ -64,119 +60,178 @@ def _parse_value(key: str, text: str, default: Any) -> Any:
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
-  """All checks that need no device.
+  """All checks that need neither data nor a device.
 
   Raises:
     UserError: the first thing found wrong, and how to mend it.
   """
-  _check_keys("config", config, _TOP_LEVEL, required=_TOP_LEVEL)
-  for key in ("total_steps", "batch_size", "image_size", "text_len"):
-    if not isinstance(config[key], int) or config[key] < 1:
-      raise UserError(
-          f"config.{key} must be a positive integer; got {config[key]!r}."
-      )
-  if config.microbatch < 0 or (
-      config.microbatch and config.batch_size % config.microbatch
-  ):
+  c = config.to_dict()
+  sections.check_keys("config", c, _TOP_LEVEL)
+  for key in "total_steps batch_size image_size text_len log_steps".split():
+    _at_least(1, f"config.{key}", c[key])
+  _at_least(0, "config.seed", c["seed"])
+  _at_least(0, "config.microbatch", c["microbatch"])
+  if c["microbatch"] and c["batch_size"] % c["microbatch"]:
     raise UserError(
         "config.microbatch must be 0 (off) or divide config.batch_size ="
-        f" {config.batch_size}; got {config.microbatch}."
+        f" {c['batch_size']}; got {c['microbatch']}."
     )
-  check_section("model", config.model, TwoTowers)
-  check_section("mesh", config.mesh, sharding.make_mesh)
-  check_section("optim", config.optim, optim.make)
-  data = {k: v for k, v in config.data.items() if k in _SOURCE_KEYS}
-  check_section("data", data, sources.make)
-  _check_keys(
-      "config.data",
-      config.data,
-      (*_SOURCE_KEYS, "pp", "max_replaced_share", *_LOADER_KEYS),
-      required=("split", "pp", "max_replaced_share"),
-  )
-  _check_keys(
-      "config.preprocess",
-      config.preprocess,
-      ("image", "text"),
-      required=("image", "text"),
-  )
-  _check_keys(
-      "config.ckpt",
-      config.ckpt,
-      ("save_steps", "keep"),
-      required=("save_steps", "keep"),
-  )
-  for name, section in config.evals.items():
-    if section.get("type") not in EVALUATORS:
-      raise UserError(
-          f"config.evals.{name}.type must be one of {sorted(EVALUATORS)}; got"
-          f" {section.get('type')!r}."
-      )
-    rest = {k: section[k] for k in section if k not in ("type", "every_steps")}
-    check_section(f"evals.{name}", rest, EVALUATORS[section.type])
+  _check_data(c["data"])
+  sections.check_keys("config.preprocess", c["preprocess"], _PREPROCESS)
+  preprocessing.check(c)
+  sections.check("config.mesh", c["mesh"], sharding.make_mesh)
+  _check_rules("config.sharding", c["sharding"])
+  sections.check("config.optim", c["optim"], optim.make)
+  for key in ("schedule", "lr_mults", "wd_mults"):
+    _check_rules(f"config.optim.{key}", c["optim"].get(key, ()))
+  _check_loss(c["loss"])
+  sections.check_keys("config.ckpt", c["ckpt"], _CKPT)
+  for key in _CKPT:
+    _at_least(1, f"config.ckpt.{key}", c["ckpt"][key])
+  for name, section in c["evals"].items():
+    _check_eval(f"config.evals.{name}", section)
+  _check_model(c)
 
 
-_SOURCE_KEYS = ("name", "path", "split", "data_dir")
-_LOADER_KEYS = ("num_threads", "num_workers")
+_NUMBERS = (
+    "seed total_steps batch_size microbatch image_size text_len log_steps"
+).split()
+_SECTIONS = "data preprocess model loss optim mesh evals ckpt".split()
+_TOP_LEVEL = (
+    dict.fromkeys(_NUMBERS, int)
+    | dict.fromkeys(_SECTIONS, Mapping)
+    | {"sharding": Sequence}
+)
+_DATA = {"pp": str, "max_replaced_share": float}
+_LOADER = {"num_threads": int, "num_workers": int}
+_PREPROCESS = {"image": str, "text": str}
+_CKPT = {"save_steps": int, "keep": int}
 
 
 def loader_options(config: ml_collections.ConfigDict) -> dict:
   """The part of config.data that goes to the pipeline."""
-  return {k: config.data[k] for k in _LOADER_KEYS if k in config.data}
+  return {k: config.data[k] for k in _LOADER if k in config.data}
 
 
-def train_source(config: ml_collections.ConfigDict):
+def train_source(config: ml_collections.ConfigDict) -> sources.Source:
   """The source of config.data."""
-  data = {k: v for k, v in config.data.items() if k in _SOURCE_KEYS}
-  return sources.make(**data)
+  rest = _DATA | _LOADER
+  return sources.make(**{k: v for k, v in config.data.items() if k not in rest})
 
 
-def check_section(
-    name: str, section: Section, constructor: Callable[..., Any]
-) -> None:
-  """A section must be keyword arguments of its constructor."""
-  parameters = inspect.signature(constructor).parameters
-  if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-    return
-  given = (
-      [
-          p.name
-          for p in parameters.values()
-          if p.kind is p.KEYWORD_ONLY and p.default is p.empty
-      ]
-      if name not in ("optim",)
-      else ["lr", "schedule"]
+def _at_least(low: int, name: str, value: int) -> None:
+  if value < low:
+    kind = "a positive integer" if low else "a whole number from 0 up"
+    raise UserError(f"{name} must be {kind}; got {value}.")
+
+
+def _check_data(data: Mapping[str, Any]) -> None:
+  own = {k: v for k, v in data.items() if k in _DATA | _LOADER}
+  rest = {k: v for k, v in data.items() if k not in own}
+  sections.check("config.data", rest, sources.make)
+  sections.check_keys("config.data", own, _DATA | _LOADER, required=_DATA)
+  for key in own.keys() & _LOADER.keys():
+    _at_least(0, f"config.data.{key}", own[key])
+  if not 0 <= own["max_replaced_share"] <= 1:
+    raise UserError(
+        "config.data.max_replaced_share must be in [0, 1]; got"
+        f" {own['max_replaced_share']}."
+    )
+
+
+def _check_rules(name: str, rules: Sequence) -> None:
+  for rule in rules:
+    pair = isinstance(rule, list | tuple) and len(rule) == 2
+    if not pair or not isinstance(rule[0], str):
+      raise UserError(
+          f"{name} must be a list of pairs (regular expression over parameter"
+          f" names, value); got {rule!r}."
+      )
+
+
+def _check_loss(section: Mapping[str, Any]) -> None:
+  known = {
+      n.removesuffix("_loss"): getattr(losses, n)
+      for n in losses.__all__
+      if n.endswith("_loss")
+  }
+  name = section.get("name")
+  if name not in known:
+    raise UserError(
+        f"config.loss.name must be one of {', '.join(known)}; got {name!r}."
+    )
+  sections.check(
+      "config.loss", section, losses.make, known[name], passed=("mesh", "axis")
   )
-  _check_keys(f"config.{name}", section, parameters, required=given)
 
 
-def _check_keys(name: str, section: Section, known, *, required) -> None:
-  for key in section:
-    if key not in known:
-      raise UserError(f"Unknown key {name}.{key}; {_suggest(key, known)}")
-  for key in required:
-    if key not in section:
-      raise UserError(f"{name}.{key} is missing; the config must set it.")
+def _check_eval(name: str, section: Mapping[str, Any]) -> None:
+  kind = section.get("type")
+  if kind not in EVALUATORS:
+    raise UserError(
+        f"{name}.type must be one of {', '.join(sorted(EVALUATORS))}; got"
+        f" {kind!r}."
+    )
+  own = {k: v for k, v in section.items() if k in ("type", "every_steps")}
+  sections.check_keys(name, own, {"type": str, "every_steps": int})
+  _at_least(1, f"{name}.every_steps", section["every_steps"])
+  rest = {k: v for k, v in section.items() if k not in own}
+  sections.check(name, rest, EVALUATORS[kind], sources.make)
 
 
-def _suggest(key: str, known) -> str:
-  close = difflib.get_close_matches(key, list(known), n=1)
-  if close:
-    return f"did you mean {close[0]!r}?"
-  return f"known are {', '.join(map(str, known))}."
+def _check_model(c: Mapping[str, Any]) -> None:
+  """The shapes of the parameters, which takes all of the model's own checks."""
+  model, side = c["model"], c["image_size"]
+  sections.check("config.model", model, TwoTowers)
+  for tower, module in (("image", VIT), ("text", TextTransformer)):
+    sections.check(
+        f"config.model.{tower}",
+        {k: v for k, v in model[tower].items() if k != "variant"},
+        module,
+        passed=("parent", "name"),
+        complete="variant" not in model[tower],
+    )
+    for key in ("patch", "num_heads", "width", "mlp_dim", "vocab_size"):
+      _at_least(1, f"config.model.{tower}.{key}", model[tower].get(key, 1))
+    _at_least(0, f"config.model.{tower}.depth", model[tower].get("depth", 1))
+  towers = TwoTowers(**model)
+  try:
+    jax.eval_shape(
+        lambda: towers.init(jax.random.key(0), (side, side, 3), c["text_len"])
+    )
+  except UserError:
+    raise
+  # Whatever a wrong value meets first, deep inside.
+  except (TypeError, ValueError, LookupError, AttributeError) as e:
+    raise UserError(
+        f"config.model cannot be built: {str(e).splitlines()[0]}."
+    ) from None
 
 
 def write(config: ml_collections.ConfigDict, workdir: Path) -> None:
-  """Writes config.json, the config as resolved."""
-  (workdir / "config.json").write_text(
-      json.dumps(config.to_dict(), indent=2) + "\n"
-  )
+  """Writes config.json, the config as resolved, in one move."""
+  part = workdir / "config.part"
+  part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+  part.replace(workdir / "config.json")
 
 
 def read(workdir: Path) -> ml_collections.ConfigDict:
   """Reads config.json back."""
   path = workdir / "config.json"
-  if not path.exists():
+  if not path.is_file():
     raise UserError(
         f"{workdir} holds no config.json: expected the --workdir of a run."
     )
-  return ml_collections.ConfigDict(json.loads(path.read_text()))
+  try:
+    config = json.loads(path.read_bytes())
+  except ValueError as e:
+    raise UserError(
+        f"{path} is damaged: {e}. The command that trained the run writes it"
+        " again."
+    ) from None
+  if not isinstance(config, dict) or not _TOP_LEVEL.keys() <= config.keys():
+    raise UserError(
+        f"{path} is not the config of a run of this project: expected the"
+        f" keys {', '.join(_TOP_LEVEL)}."
+    )
+  return ml_collections.ConfigDict(config)

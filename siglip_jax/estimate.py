@@ -11,6 +11,7 @@ import dataclasses
 import importlib.metadata
 import math
 import re
+from typing import Any
 
 import jax
 from jax.extend import core
@@ -107,7 +108,7 @@ def compile_plan(
       "optimizer": _held(state.opt_state),
       "inputs": _held(run.batch_shapes()),
   }
-  shared = dict(
+  shared: dict[str, Any] = dict(
       topology=where.name,
       chips=where.chips,
       global_batch=run.config.batch_size,
@@ -125,9 +126,11 @@ def compile_plan(
       raise
     peak = int(float(found[1]) * _UNITS[found[2]])
     return Plan(fits=False, peak_hbm_bytes=peak, parts=parts, **shared)
-  peak = compiled.memory_analysis().peak_memory_in_bytes
+  memory, text = compiled.memory_analysis(), compiled.as_text()
+  assert memory is not None and text is not None, "the TPU compiler has both"
+  peak = memory.peak_memory_in_bytes
   parts["temporaries"] = peak - sum(parts.values())
-  program = hlo.read(compiled.as_text())
+  program = hlo.read(text)
   compiled_seconds = program.cycles / chip.clock
   kernels = [_kernel(k, chip) for k in program.kernels]
   kernel_seconds = sum(max(k["seconds"].values()) for k in kernels)

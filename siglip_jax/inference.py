@@ -122,6 +122,7 @@ def load(path: str | Path, *, batch_size: int = 64) -> SigLIP:
   params, spec, _ = checkpoints.restore_params(shapes)
   checkpoints.close()
   text = Preprocess(spec["text"], tokenizer_path=workdir / "tokenizer.model")
+  assert text.tokenizer is not None, "no run starts without"
   if text.tokenizer.digest != spec["tokenizer_digest"]:
     raise UserError(
         f"{workdir / 'tokenizer.model'} is not the tokenizer the weights were"

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from absl import flags
-from absl import logging
 from ml_collections import config_flags
 
 from siglip_jax import cli
@@ -24,13 +23,26 @@ _EVAL_ONLY = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> int:
   """Trains, or resumes, or evaluates."""
   del argv
-  logging.set_verbosity(logging.WARNING)
-  if _CONFIG.value is None or not _WORKDIR.value:
+  config = _CONFIG.value
+  if config is None or not _WORKDIR.value:
     raise UserError(
         "Both --config=configs/NAME.py and --workdir=DIR are needed."
     )
+  try:
+    # Of a file it could not read, ml_collections tells at the first use.
+    config.to_dict()
+  except AttributeError:
+    raise UserError(
+        "get_config in the file of --config must return a ConfigDict; got"
+        f" {config!r}."
+    ) from None
+  except OSError as e:
+    reason = str(e).splitlines()[-1].split("failure to load: ")[-1].strip()
+    raise UserError(
+        f"--config must name a Python file that can be read: {reason}."
+    ) from None
   return train.train_and_evaluate(
-      _CONFIG.value, _WORKDIR.value, eval_only=_EVAL_ONLY.value
+      config, _WORKDIR.value, eval_only=_EVAL_ONLY.value
   )
 
 

@@ -1,12 +1,9 @@
 """Optimizers by config, with rules over parameter names."""
 
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import difflib
-import inspect
 from typing import Any
 
 import jax
@@ -17,15 +14,11 @@ from jaxtyping import Float
 import optax
 
 from siglip_jax import schedules
+from siglip_jax import sections
 from siglip_jax import tree
 from siglip_jax.errors import UserError
 
 Rules = Sequence[tuple[str, Any]]
-_SCHEDULE_OPTIONS = [
-    option
-    for option in inspect.signature(schedules.make).parameters
-    if option not in ("total_steps", "batch_size", "num_examples")
-]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,9 +42,10 @@ class Optimizer:
 
 def make(
     params: Mapping,
-    *,
     total_steps: int,
     batch_size: int,
+    num_examples: int | None = None,
+    *,
     lr: float,
     schedule: Rules,
     name: str = "adam",
@@ -60,9 +54,8 @@ def make(
     lr_mults: Rules = ((".*", 1.0),),
     wd_mults: Rules = ((".*/kernel", 1.0), (".*", 0.0)),
     clip_norm: float | None = 1.0,
-    num_examples: int | None = None,
 ) -> Optimizer:
-  """Makes an optimizer.
+  """Makes an optimizer: for a run, as its config.optim says after the `*`.
 
   The update is p -= schedule * (lr * lr_mult * u + wd * wd_mult * p), u being
   the optimizer's direction: weight decay follows the schedule and not the
@@ -72,6 +65,7 @@ def make(
     params: the parameter tree, arrays or shapes.
     total_steps: length of the schedule.
     batch_size: global, for durations in examples.
+    num_examples: in an epoch, for durations in epochs.
     lr: peak learning rate.
     schedule: (regex, keyword arguments of `schedules.make`, or None to freeze).
     name: adam, adafactor, lion or sgd.
@@ -80,7 +74,6 @@ def make(
     lr_mults: (regex, factor on lr).
     wd_mults: (regex, factor on wd); kernels alone decay by default.
     clip_norm: largest global norm of the trainable gradient, or None.
-    num_examples: in an epoch, for durations in epochs.
 
   Raises:
     UserError: an unknown name or option, or a rule that misses.
@@ -97,13 +90,10 @@ def make(
   made = {}
   for regex, kwargs in schedule:
     if kwargs is not None:
-      field = f"config.optim.schedule {regex!r}"
-      _check(field, kwargs, _SCHEDULE_OPTIONS)
+      field = f"config.optim.schedule of {regex!r}"
+      sections.check(field, kwargs, schedules.make)
       made[regex] = schedules.make(
-          total_steps=total_steps,
-          batch_size=batch_size,
-          num_examples=num_examples,
-          **kwargs,
+          total_steps, batch_size, num_examples, **kwargs
       )
   regex_of = tree.assign(
       [(regex, regex) for regex, _ in schedule], names, what="schedule"
@@ -159,21 +149,13 @@ def _direction(name: str, options: Mapping) -> optax.GradientTransformation:
       "lion": _lion,
       "sgd": _sgd,
   }
-  _check("config.optim.name", [name], makers)
-  known = inspect.signature(makers[name]).parameters
-  _check(f"config.optim.options of {name}", options, known)
+  if name not in makers:
+    raise UserError(
+        f"config.optim.name must be one of {', '.join(makers)}; got {name!r}:"
+        f" {sections.suggest(name, makers)}"
+    )
+  sections.check(f"config.optim.options of {name}", options, makers[name])
   return makers[name](**options)
-
-
-def _check(field: str, given: Iterable[str], known: Iterable[str]) -> None:
-  known = list(known)
-  for word in given:
-    if word not in known:
-      close = difflib.get_close_matches(word, known, n=1)
-      mend = f" Did you mean {close[0]!r}?" if close else ""
-      raise UserError(
-          f"{field} must be one of {', '.join(known)}; got {word!r}.{mend}"
-      )
 
 
 def _adam(

@@ -116,7 +116,7 @@ def _working(what: str):
 def _cached(content: str, make: Callable[[], estimate.Plan]) -> estimate.Plan:
   """`make`, unless it was made of the same content by the same code."""
   code = b"".join(
-      Path(m.__file__).read_bytes() for m in (estimate, hlo, topology)
+      Path(str(m.__file__)).read_bytes() for m in (estimate, hlo, topology)
   )
   key = hashlib.sha256(
       content.encode() + code + repr(estimate.versions()).encode()

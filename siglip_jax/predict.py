@@ -1,5 +1,7 @@
 """Embeddings of pictures and texts, sharded over the devices of a mesh."""
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 
 import jax
@@ -25,6 +27,8 @@ class Encoder:
     image: preprocessing of pictures, ending in value_range.
     text: preprocessing of texts, ending in tokenize.
     batch_size: examples at a time over all devices.
+    track: called with batches and how many there are, returns the batches;
+      for a progress bar.
   """
 
   def __init__(
@@ -36,10 +40,13 @@ class Encoder:
       image: Preprocess,
       text: Preprocess,
       batch_size: int,
+      track: Callable[[Iterable, int], Iterable] = lambda batches, _: batches,
   ):
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     self._batch_size = -(-batch_size // devices) * devices
+    assert image.value_range is not None, image.spec
     self._params, self._image, self._text = params, image, text
+    self._track = track
     self._sharding = sharding.batch_sharding(mesh)
     self._encode_image = jax.jit(
         _image_fn(model, image.value_range), out_shardings=self._sharding
@@ -67,13 +74,14 @@ class Encoder:
   def encode_source(self, source) -> Float[np.ndarray, "N D"]:
     """Embeddings of a source's pictures, in its order, on every process."""
     found = []
-    for batch in pipeline.eval_batches(
+    batches = pipeline.eval_batches(
         source,
         self._image,
         batch_size=self._batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-    ):
+    )
+    for batch in self._track(batches, -(-len(source) // self._batch_size)):
       z = self._run(self._encode_image, batch["image"])
       mask = self._run(None, batch["mask"])
       found.append(z[mask])
@@ -98,7 +106,8 @@ class Encoder:
   def _in_batches(self, encode, x: np.ndarray) -> Float[np.ndarray, "N D"]:
     found = []
     local = self._batch_size // jax.process_count()
-    for i in range(0, len(x), self._batch_size):
+    starts = range(0, len(x), self._batch_size)
+    for i in self._track(starts, len(starts)):
       part = x[i : i + self._batch_size]
       pad = [(0, self._batch_size - len(part))] + [(0, 0)] * (x.ndim - 1)
       mine = np.pad(part, pad)[jax.process_index() * local :][:local]

@@ -1,7 +1,11 @@
 """What a person sees on the terminal."""
 
+from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import time
+from typing import Any
 
 from rich import console as rich_console
 from rich import progress as rich_progress
@@ -34,15 +38,18 @@ class Progress:
     self._begin = time.monotonic()
     self._live = show and self._console.is_terminal
     self._bar = rich_progress.Progress(
-        rich_progress.TextColumn("step {task.completed}/{task.total}"),
+        rich_progress.TextColumn(
+            "{task.description} {task.completed}/{task.total}", markup=False
+        ),
         rich_progress.BarColumn(),
         rich_progress.TextColumn("{task.fields[text]}"),
         console=self._console,
         disable=not self._live,
     )
     self._task = self._bar.add_task(
-        "train", total=total_steps, completed=start_step, text="compiling"
+        "step", total=total_steps, completed=start_step, text="compiling"
     )
+    self._evaluation: rich_progress.TaskID | None = None
 
   def __enter__(self):
     """Starts drawing."""
@@ -66,6 +73,30 @@ class Progress:
     elif self._show:
       # A log file has no width, so nothing may be folded.
       self._console.print(f"step {step}/{self._total} {text}", soft_wrap=True)
+
+  @contextlib.contextmanager
+  def evaluating(self, name: str) -> Iterator[None]:
+    """On a terminal, a second bar for the batches that pass `track` inside."""
+    self._evaluation = self._bar.add_task(
+        f"evaluating {name}", total=0, text=""
+    )
+    try:
+      yield
+    finally:
+      self._bar.remove_task(self._evaluation)
+      self._evaluation = None
+
+  def track(self, batches: Iterable[Any], count: int) -> Iterator[Any]:
+    """Passes `count` batches on and moves the bar of the evaluation."""
+    task = self._evaluation
+    if task is None:
+      yield from batches
+      return
+    before = self._bar.tasks[self._bar.task_ids.index(task)].total or 0
+    self._bar.update(task, total=before + count)
+    for batch in batches:
+      yield batch
+      self._bar.advance(task)
 
   def _left(self, step: int) -> str:
     spent = time.monotonic() - self._begin

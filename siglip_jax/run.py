@@ -19,6 +19,7 @@ class Run:
     config: validated.
     mesh: the devices.
     value_range: of the pictures, after scaling on the device.
+    num_examples: in an epoch, where the data are known.
   """
 
   def __init__(
@@ -26,6 +27,7 @@ class Run:
       config: ml_collections.ConfigDict,
       mesh: jax.sharding.Mesh,
       value_range: tuple[float, float] = (-1.0, 1.0),
+      num_examples: int | None = None,
   ):
     self.config, self.mesh = config, mesh
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -45,8 +47,9 @@ class Run:
     )
     self.optimizer = optim.make(
         params,
-        total_steps=config.total_steps,
-        batch_size=config.batch_size,
+        config.total_steps,
+        config.batch_size,
+        num_examples,
         **config.optim.to_dict(),
     )
     shapes = jax.eval_shape(self._init, jax.random.key(0))
@@ -75,6 +78,8 @@ class Run:
         out_shardings=(self.shardings, sharding.replicated(mesh)),
     )
 
+    self.learning_rates = jax.jit(self._learning_rates)
+
   def init(self) -> step_lib.TrainState:
     """The state at step 0, created in its shards."""
     init = jax.jit(self._init, out_shardings=self.shardings)
@@ -89,6 +94,12 @@ class Run:
         "text": jax.ShapeDtypeStruct((n, text_len), np.int32, sharding=rows),
         "replaced": jax.ShapeDtypeStruct((n,), np.int32, sharding=rows),
     }
+
+  def _learning_rates(self, step) -> dict[str, jax.Array]:
+    """Metrics: `train/lr`, or one for each rule that trains."""
+    rates = self.optimizer.lr_at(step)
+    names = [f"train/lr/{r}" for r in rates] if len(rates) > 1 else ["train/lr"]
+    return dict(zip(names, rates.values(), strict=True))
 
   def _init(self, key):
     return step_lib.init_state(

@@ -52,7 +52,7 @@ def steps(
   if unit == "epochs" and not num_examples:
     raise UserError(
         f"{name}_epochs needs the number of examples in an epoch, which is"
-        f" unknown here; give num_examples or use {name}_steps."
+        f" unknown without the data; use {name}_steps here."
     )
   steps_per_unit = {
       "steps": 1,
@@ -64,10 +64,10 @@ def steps(
 
 
 def make(
-    *,
     total_steps: int,
     batch_size: int,
     num_examples: int | None = None,
+    *,
     decay: str = "cosine",
     final: float = 0.0,
     timescale: int = 10_000,

@@ -18,11 +18,11 @@ MIN_FSDP_SIZE = 2**14
 
 
 def make_mesh(
+    devices: Sequence[jax.Device] | None = None,
     *,
     data: int = -1,
     fsdp: int = 1,
     tensor: int = 1,
-    devices: Sequence[jax.Device] | None = None,
 ) -> jax.sharding.Mesh:
   """Mesh of axes data, fsdp and tensor; one of them may be -1, "the rest"."""
   count = len(devices) if devices is not None else jax.device_count()

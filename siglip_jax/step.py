@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -123,10 +124,10 @@ def make_train_step(
   draws at random, anew in each step.
   """
 
-  def encode_image(params, images):
+  def encode_bytes(params, images):
     return model.encode_image(params, scale(images, value_range))
 
-  encode_image = microbatched(encode_image, mesh, microbatches)
+  encode_image = microbatched(encode_bytes, mesh, microbatches)
   encode_text = microbatched(model.encode_text, mesh, microbatches)
 
   def train_step(state, batch):
@@ -143,7 +144,7 @@ def make_train_step(
 
     value, grads = jax.value_and_grad(loss_fn)(train)
     updates, opt_state = optimizer.tx.update(grads, state.opt_state, train)
-    train = optax.apply_updates(train, updates)
+    train = cast(dict, optax.apply_updates(train, updates))
     replaced = state.replaced + jnp.sum(batch["replaced"] >= 0)
     metrics = {
         "train/loss": value,

@@ -18,11 +18,13 @@ from siglip_jax import checkpoint
 from siglip_jax import config as config_lib
 from siglip_jax import metrics as metrics_lib
 from siglip_jax import predict
+from siglip_jax import preprocessing
 from siglip_jax import progress as progress_lib
 from siglip_jax import report
 from siglip_jax import sharding
 from siglip_jax.data import pipeline
 from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 from siglip_jax.evals import EVALUATORS
 from siglip_jax.run import Run
@@ -50,55 +52,58 @@ def train_and_evaluate(
   config_lib.validate(config)
   workdir = _prepare(workdir)
   source = config_lib.train_source(config)
-  pp = Preprocess(config.data.pp)
-  pp_image = Preprocess(config.preprocess.image)
-  pp_text = Preprocess(config.preprocess.text)
-  value_range = _same_value_range(pp, pp_image)
-  spec = _spec(config, pp_text, workdir)
+  pp = preprocessing.make(config, source)
   evals = {
       name: (section.every_steps, _make_eval(section))
       for name, section in config.evals.items()
   }
 
   mesh = sharding.make_mesh(**config.mesh)
-  run = Run(config, mesh, value_range)
+  run = Run(config, mesh, pp.value_range, len(source))
   main_process = jax.process_index() == 0
   checkpoints = checkpoint.Checkpoints(workdir, keep=config.ckpt.keep)
+  spec = _spec(config, pp.tokenizer)
   state, start = _restore_or_init(run, checkpoints, spec, eval_only)
   if main_process:
     config_lib.write(config, workdir)
+    _keep_tokenizer(pp.tokenizer, workdir)
     metrics_lib.rewind(workdir, start)
   writer = metrics_lib.MetricWriter(workdir, write=main_process)
+  bar = progress_lib.Progress(
+      total_steps=config.total_steps, start_step=start, show=main_process
+  )
   encoder = predict.Encoder(
       model=run.model,
       params=state.params,
       mesh=mesh,
-      image=pp_image,
-      text=pp_text,
+      image=pp.image,
+      text=pp.text,
       batch_size=config.batch_size,
+      track=bar.track,
   )
   results: dict = {}
 
   def evaluate(step: int, names) -> None:
     encoder.replace_params(state.params)
     for name in names:
-      results[name] = evals[name][1].run(encoder)
+      with bar.evaluating(name):
+        results[name] = evals[name][1].run(encoder)
       writer.write(step, _score_metrics(results[name].scores))
 
   if eval_only:
-    evaluate(start, evals)
+    with bar:
+      evaluate(start, evals)
+    writer.close()
+    checkpoints.close()
     _show(config, workdir, evals, results, main_process)
     return 0
 
   clock = metrics_lib.Throughput()
-  bar = progress_lib.Progress(
-      total_steps=config.total_steps, start_step=start, show=main_process
-  )
   terminated = _catch_sigterm()
   batches = _to_device(
       pipeline.train_iterator(
           source,
-          pp,
+          pp.train,
           batch_size=config.batch_size,
           seed=config.seed,
           start_step=start,
@@ -157,7 +162,8 @@ def train_and_evaluate(
       log(pending)
       pending = None
       if (step + 1) % config.log_steps == 0:
-        pending = (step + 1, values)
+        # Of the step just made, and computed behind it on the device.
+        pending = (step + 1, values | run.learning_rates(step))
   checkpoints.close()
   writer.close()
   if step < config.total_steps:
@@ -186,30 +192,22 @@ def _prepare(workdir: str | Path) -> Path:
   return workdir
 
 
-def _same_value_range(pp: Preprocess, pp_image: Preprocess):
-  if pp.value_range != pp_image.value_range or pp.value_range is None:
-    raise UserError(
-        "config.data.pp and config.preprocess.image must end their picture's"
-        f" part in the same value_range; got {pp.value_range} and"
-        f" {pp_image.value_range}."
-    )
-  return pp.value_range
-
-
-def _spec(config, pp_text: Preprocess, workdir: Path) -> dict:
-  """What the weights depend on; the tokenizer is copied to the workdir."""
-  if pp_text.tokenizer is None:
-    raise UserError("config.preprocess.text must end in tokenize(...).")
-  kept = workdir / "tokenizer.model"
-  if jax.process_index() == 0 and not kept.exists():
-    shutil.copyfile(pp_text.tokenizer.path, kept)
+def _spec(config, tokenizer: Tokenizer) -> dict:
+  """What the weights depend on."""
   return {
       "image": config.preprocess.image,
       "text": config.preprocess.text,
       "image_size": config.image_size,
       "text_len": config.text_len,
-      "tokenizer_digest": pp_text.tokenizer.digest,
+      "tokenizer_digest": tokenizer.digest,
   }
+
+
+def _keep_tokenizer(tokenizer: Tokenizer, workdir: Path) -> None:
+  """Copies the tokenizer beside the weights, in one move."""
+  part = workdir / "tokenizer.part"
+  shutil.copyfile(tokenizer.path, part)
+  part.replace(workdir / "tokenizer.model")
 
 
 def _make_eval(section):

@@ -1,9 +1,12 @@
 """Eight fake CPU devices, warnings and silent broadcasting as errors."""
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import commands
+import fakes
 import jax
 from jaxtyping import install_import_hook
 import pytest
@@ -20,3 +23,41 @@ def mesh():
   return jax.make_mesh(
       (4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2
   )
+
+
+@pytest.fixture(scope="session")
+def command():
+  """Runs command lines in forks."""
+  command = commands.Commands()
+  yield command
+  command.close()
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory) -> Path:
+  """A folder of pictures, tokenizer.model and tiny.py, a config for them."""
+  from siglip_jax.data import folders
+  from siglip_jax.data import tokenizer
+
+  place = tmp_path_factory.mktemp("place")
+  folder = fakes.captioned_folder(place / "pictures")
+  source = folders.folder_source(folder)
+  texts = (source[i]["text"] for i in range(len(source)))
+  tokenizer.train(texts, place / "tokenizer.model", vocab_size=400)
+  config = fakes.tiny_config(folder, place / "tokenizer.model")
+  (place / "tiny.py").write_text(config)
+  return place
+
+
+@pytest.fixture(scope="session")
+def trained(command, place) -> Path:
+  """The workdir of a whole run of tiny.py that nothing disturbed."""
+  workdir = place / "trained"
+  done = command.run(
+      "siglip_jax.main",
+      f"--config={place / 'tiny.py'}",
+      f"--workdir={workdir}",
+      status=0,
+  )
+  (place / "trained.out").write_text(done.out)
+  return workdir

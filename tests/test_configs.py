@@ -57,7 +57,7 @@ def test_unknown_keys_are_errors_with_a_suggestion():
   _, config = get("emoji")
   with config.unlocked():
     config.optim.warmup = 3
-  with pytest.raises(UserError, match=r"config\.optim\.warmup"):
+  with pytest.raises(UserError, match=r"config\.optim has no 'warmup'; known"):
     config_lib.validate(config)
   _, config = get("emoji")
   with config.unlocked():
@@ -86,3 +86,18 @@ def test_microbatch_must_divide_the_batch():
   config.microbatch = 100
   with pytest.raises(UserError, match="divide config.batch_size"):
     config_lib.validate(config)
+
+
+def test_every_language_trained_on_is_evaluated():
+  _, config = get("emoji", "langs=en+de+ja")
+  config_lib.validate(config)
+  assert all(f"names/{lang}" in config.data.pp for lang in ("en", "de", "ja"))
+  for split in ("unseen_combination", "unseen_thing"):
+    texts = {
+        e.text
+        for e in config.evals.values()
+        if (e.type, e.split) == ("retrieval", split)
+    }
+    assert texts == {"names/en", "names/de", "names/ja"}
+  names = [e.dataset for e in config.evals.values()]
+  assert len(names) == len(set(names))  # or figures would overwrite another

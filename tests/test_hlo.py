@@ -1,6 +1,6 @@
 """Reading the compiler's estimates off HLO text."""
 
-import textwrap
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,49 +11,8 @@ import pytest
 from siglip_jax import hlo
 from siglip_jax import topology
 
-
-def cycles(n):
-  return f'backend_config={{"window_config":{{"estimated_cycles":"{n}"}}}}'
-
-
-PROGRAM = textwrap.dedent(f"""\
-    HloModule example, is_scheduled=true
-
-    %fused (p.1: f32[8,128]) -> f32[8,128] {{
-      %p.1 = f32[8,128]{{1,0:T(8,128)}} parameter(0)
-      ROOT %sin.9 = f32[8,128]{{1,0:T(8,128)}} sine(%p.1), {cycles(999)}
-    }}
-
-    %inner_cond (c.1: (s32[], f32[8,128])) -> pred[] {{
-      %n.1 = s32[]{{:T(128)}} constant(3)
-      ROOT %lt.1 = pred[]{{:T(512)}} compare(%i.1, %n.1), direction=LT
-    }}
-
-    %inner_body (b.1: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {{
-      %exp.1 = f32[8,128]{{1,0:T(8,128)}} exponential(%x.1), {cycles(7)}
-      %cp.1 = (bf16[64,32]{{1,0:T(8,128)(2,1)}}, bf16[64,32]{{1,0:T(8,128)(2,1)}}, u32[]{{:S(2)}}, u32[]{{:S(2)}}) collective-permute-start(%y.1), channel_id=1
-      ROOT %t.1 = (s32[], f32[8,128]) tuple(%i.1, %exp.1)
-    }}
-
-    %outer_cond (c.2: (s32[], f32[8,128])) -> pred[] {{
-      %n.2 = s32[]{{:T(128)}} constant(5)
-      ROOT %lt.2 = pred[]{{:T(512)}} compare(%i.2, %n.2), direction=LT
-    }}
-
-    %outer_body (b.2: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {{
-      %w.1 = (s32[]{{:T(128)}}, /*index=1*/f32[8,128]{{1,0:T(8,128)}}) while(%t.2), condition=%inner_cond, body=%inner_body
-      %k.1 = bf16[16,128]{{1,0:T(8,128)(2,1)}} custom-call(%x.2), custom_call_target="tpu_custom_call", metadata={{op_name="jit(f)/attention"}}, backend_config={{"custom_call_config":{{"cost_estimate":{{"flops":1000,"transcendentals":5,"bytes_accessed":"64"}}}}}}
-      ROOT %t.3 = (s32[], f32[8,128]) tuple(%i.2, %x.2)
-    }}
-
-    ENTRY %main.1 (p.2: f32[8,128]) -> f32[8,128] {{
-      %p.2 = f32[8,128]{{1,0:T(8,128)}} parameter(0)
-      %f.1 = f32[8,128]{{1,0:T(8,128)}} fusion(%p.2), kind=kLoop, calls=%fused, {cycles(11)}
-      %w.2 = (s32[]{{:T(128)}}, f32[8,128]{{1,0:T(8,128)}}) while(%t.4), condition=%outer_cond, body=%outer_body
-      %ag.1 = f32[32,128]{{1,0:T(8,128)}} all-gather(%f.1), channel_id=2, dimensions={{0}}
-      ROOT %r.1 = f32[8,128]{{1,0:T(8,128)}} add(%f.1, %f.1), {cycles(2)}
-    }}
-    """)
+# Two loops in each other (5 x 3), fusions, a kernel, and two collectives.
+PROGRAM = Path("tests/data/example.hlo").read_text()
 
 
 def test_loops_multiply_and_fusions_count_once():

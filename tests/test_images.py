@@ -120,6 +120,11 @@ def test_every_mode_becomes_rgb_on_white(data, expected):
   np.testing.assert_array_equal(got, [expected])
 
 
+def test_cmyk_jpegs_keep_their_colors():
+  data = encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "jpeg")
+  np.testing.assert_allclose(images.decode(data)[3, 3], RED, atol=2)
+
+
 def test_alpha_is_kept_where_asked_for():
   pixels = [(*RED, 255), (*GREEN, 7)]
   got = images.decode(encoded(row(pixels, np.uint8)), alpha=True)

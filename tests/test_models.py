@@ -146,6 +146,23 @@ def test_b16_has_as_many_parameters_as_its_layers_add_up_to():
   assert count(params["txt"]) == tokens + 12 * block + 2 * d + d * d + d
 
 
+@pytest.mark.parametrize("variant", vit.VARIANTS)
+def test_every_variant_builds(variant):
+  width, depth, mlp_dim, _ = vit.VARIANTS[variant]
+  model = TwoTowers(
+      image=dict(variant=f"{variant}/16"),
+      text=dict(variant=variant, vocab_size=99),
+      out_dim=(None, width),
+      scan=True,
+  )
+  params = jax.eval_shape(
+      lambda key: model.init(key, (32, 32, 3), 8), jax.random.key(0)
+  )
+  for tower, encoder in (("img", "Transformer"), ("txt", "Encoder_0")):
+    mlp = params[tower][encoder]["encoderblock"]["MlpBlock_0"]
+    assert mlp["Dense_0"]["kernel"].shape == (depth, width, mlp_dim)
+
+
 def test_wrong_sizes_are_named():
   def init(shape=(32, 32, 3), **image):
     model = TwoTowers(**TINY | dict(image=image))

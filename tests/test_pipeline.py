@@ -76,13 +76,18 @@ def test_a_longer_run_begins_like_a_shorter_one():
   assert_same(batches(total_steps=20)[:9], batches())
 
 
+def test_another_seed_is_another_order():
+  first, other = (batches(seed=seed)[0]["number"] for seed in (0, 1))
+  assert first.tolist() != other.tolist()
+
+
 @pytest.mark.parametrize("threads", [0, 1, 7])
 def test_threads_do_not_change_batches(threads):
   assert_same(batches(num_threads=threads), batches())
 
 
 def test_workers_do_not_change_batches():
-  flags.FLAGS.mark_as_parsed()  # Grain's workers hand flags on
+  flags.FLAGS.unparse_flags()  # as in a notebook
   assert_same(
       batches(numbered([3]), num_workers=2, start_step=1),
       batches(numbered([3]), start_step=1),

@@ -111,9 +111,7 @@ def test_the_search_shards_parameters_only_where_nothing_else_fits():
       small_config(), fake_compiler(lambda m, r, f: 40 * GIB // f)
   )
   assert search.fastest(plans).mesh["fsdp"] == 4
-  plans = search.search(
-      small_config(), fake_compiler(lambda m, r, f: 50 * GIB)
-  )
+  plans = search.search(small_config(), fake_compiler(lambda m, r, f: 50 * GIB))
   assert not search.fastest(plans).fits
 
 

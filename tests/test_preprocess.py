@@ -145,6 +145,16 @@ def test_texts_are_lowered_stripped_and_tokenized(tmp_path):
       Preprocess(f'tokenize({options}, model="{model}")')
 
 
+def test_bars_inside_quotes_separate_nothing():
+  assert parse('a|b(1, c="x|y")') == [("a", [], {}), ("b", [1], {"c": "x|y"})]
+
+
+def test_pictures_stay_bytes():
+  got = run("decode|resize(4)|value_range(-1,1)", image=fakes.png((9, 8, 7)))
+  assert got["image"].shape == (4, 4, 3) and got["image"].dtype == np.uint8
+  np.testing.assert_array_equal(got["image"][0, 0], (9, 8, 7))
+
+
 def test_resizing():
   assert run("resize(5)", image=ramp(8, 12))["image"].shape == (5, 5, 3)
   assert run("resize((5, 6))", image=ramp(8, 12))["image"].shape == (5, 6, 3)

@@ -44,6 +44,28 @@ def test_terminal_shows_the_same_in_a_bar(monkeypatch):
   assert "loss 3.21 410 examples/s 17:36 left" in text
 
 
+def evaluate(console, show=True):
+  bar = progress.Progress(total_steps=9, show=show, console=console)
+  with bar:
+    with bar.evaluating("[colors]"):
+      assert list(bar.track("ab", 2)) == ["a", "b"]
+      assert list(bar.track("cde", 3)) == ["c", "d", "e"]
+      bar._bar.refresh()
+    during = console.file.getvalue()
+    assert list(bar.track("outside", 7)) == list("outside")
+  return during
+
+
+def test_a_terminal_shows_the_evaluation():
+  text = evaluate(make_console(terminal=True))
+  assert "evaluating [colors] 5/5" in text and "step 0/9" in text
+
+
+def test_an_evaluation_off_the_terminal_is_silent():
+  assert not evaluate(make_console())
+  assert not evaluate(make_console(terminal=True), show=False)
+
+
 def test_other_processes_are_silent(monkeypatch):
   for terminal in (False, True):
     assert not run(make_console(terminal), monkeypatch, show=False)

@@ -16,20 +16,20 @@ def test_wilson_against_published_numbers():
 
 def test_ties_count_against_the_model():
   similarity = np.array([[1.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
-  labels = np.array([0, 0])
-  assert scores.topk_accuracy(similarity, labels, 1) == 0.5
-  assert scores.topk_accuracy(similarity, labels, 2) == 1.0
+  right = np.array([[True, False, False]] * 2)
+  assert scores.ranks(similarity, right).tolist() == [1, 0]
 
 
 def test_nan_is_wrong():
   similarity = np.full((2, 3), np.nan)
-  assert scores.topk_accuracy(similarity, np.array([0, 1]), 2) == 0.0
+  right = np.eye(2, 3, dtype=bool)
+  assert scores.ranks(similarity, right).tolist() == [2, 2]
 
 
-def test_recall_takes_the_best_positive():
+def test_the_best_positive_counts():
   similarity = np.array([[3.0, 2.0, 1.0, 0.0]])
   positives = np.array([[False, True, False, True]])
-  assert scores.recall_at(similarity, positives, (1, 2)) == {1: 0.0, 2: 1.0}
+  assert scores.ranks(similarity, positives).tolist() == [1]
 
 
 @pytest.mark.parametrize("k,p,n", [(1, 1, 5), (3, 2, 7), (5, 2, 6), (9, 1, 4)])

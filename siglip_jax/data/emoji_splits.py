@@ -41,7 +41,7 @@ _PEOPLE = {
     0x1F475: (0x1F9D3, "woman"),
 }
 # Couples have one-code-point forms; the long form names who is in them.
-_LONG_FORM = {
+_LONG_FORM: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {
     (0x1F46B,): ((0x1F469,), (0x1F91D,), (0x1F468,)),
     (0x1F46C,): ((0x1F468,), (0x1F91D,), (0x1F468,)),
     (0x1F46D,): ((0x1F469,), (0x1F91D,), (0x1F469,)),
@@ -123,7 +123,7 @@ def duplicates(
   norms = np.sum(x * x, axis=1)
   squared = norms[:, None] + norms[None] - 2 * x @ x.T
   same = squared < DUPLICATE_RMS**2 * x.shape[1]
-  return [(ids[i], ids[j]) for i, j in np.argwhere(np.triu(same, 1))]
+  return [(ids[i], ids[j]) for i, j in np.argwhere(np.triu(same, 1)).tolist()]
 
 
 def split_pictures(

@@ -60,7 +60,7 @@ def composite(
 ) -> UInt8[np.ndarray, "H W 3"]:
   """Puts a picture on a plain background."""
   alpha = rgba[..., 3:].astype(np.uint16)
-  mixed = rgba[..., :3] * alpha + np.uint16(color) * (255 - alpha)
+  mixed = rgba[..., :3] * alpha + np.array(color, np.uint16) * (255 - alpha)
   return ((mixed + 127) // 255).astype(np.uint8)
 
 

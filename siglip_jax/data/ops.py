@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 import string
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,11 +34,11 @@ def decode_rgba(record, rng):
   return record | {"image": images.decode(record["image"], alpha=True)}
 
 
-def background(record, rng, color="random", p=1.0):
+def background(record, rng, color: Any = "random", p=1.0):
   """RGBA on a plain color: (r, g, b), or a random one with probability p."""
   if color == "random":
-    drawn = tuple(int(c) for c in rng.integers(0, 256, 3))
-    color = drawn if rng.random() < p else (255, 255, 255)
+    r, g, b = rng.integers(0, 256, 3).tolist()
+    color = (r, g, b) if rng.random() < p else (255, 255, 255)
   return record | {"image": images.composite(record["image"], color)}
 
 
@@ -178,7 +179,8 @@ def strip_punctuation(record, rng):
 
 
 def _crop(record, top, left, h, w):
-  _check_crop(*record["image"].shape[:2], max(h, w) if h == w else 0)
+  height, width = record["image"].shape[:2]
+  _check_crop(height, width, max(h, w) if h == w else 0)
   return record | {"image": record["image"][top : top + h, left : left + w]}
 
 

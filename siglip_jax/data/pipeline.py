@@ -8,6 +8,7 @@ or workers, and after any restart.
 from collections.abc import Iterator
 from collections.abc import Sequence
 
+from absl import flags
 from absl import logging
 import grain
 import numpy as np
@@ -32,12 +33,12 @@ class _Load:
     for _ in range(_TRIES):
       try:
         example = self._pp(self._source[int(index)], rng)
-        return example | {"replaced": np.int32(replaced)}
+        return example | {"replaced": np.array(replaced, np.int32)}
       except ImageError as e:
         problem = f"{self._source.key(int(index))}: {e}"
         logging.warning("Replaced %s", problem)
         replaced = int(index) if replaced < 0 else replaced
-        index = rng.integers(len(self._source))
+        index = int(rng.integers(len(self._source)))
     raise UserError(
         f"{_TRIES} examples in a row could not be read; check the data. The"
         f" last one was {problem}."
@@ -98,6 +99,8 @@ def train_iterator(
       grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=8)
   )
   if num_workers:
+    if not flags.FLAGS.is_parsed():  # as in a notebook
+      flags.FLAGS.mark_as_parsed()  # Grain's workers hand flags on
     batches = batches.mp_prefetch(
         grain.MultiprocessingOptions(num_workers=num_workers)
     )
@@ -135,7 +138,7 @@ def eval_batches(
           f"{source.key(index)} cannot be read: {e}. Evaluation needs all"
           " pictures; repair or remove it."
       ) from None
-    return {"image": image, "mask": np.bool_(slot < len(source))}
+    return {"image": image, "mask": np.array(slot < len(source))}
 
   batches = grain.MapDataset.range(steps * batch_size).map(load)
   batches = batches.batch(local, batch_fn=_stack)

@@ -51,7 +51,7 @@ def classification(
     labels = [number[n] for n in truths]
   elif label is not None and class_file is not None:
     names = _lines(class_file)
-    labels = [int(source[i][label]) for i in range(len(source))]
+    labels = _values(source, label, int)
   else:
     raise UserError(
         f"config.evals for {dataset} needs `text` and `classes`, or `label` and"
@@ -77,7 +77,28 @@ def retrieval(
 
 def _texts(source, key: str) -> list[str]:
   """The texts of a source, without its pictures being decoded."""
-  return [source[i][key] for i in range(len(source))]
+  return _values(source, key, str)
+
+
+def _values(source, key: str, kind: type) -> list:
+  """One value of each record."""
+  found = []
+  for i in range(len(source)):
+    record = source[i]
+    if key not in record:
+      raise UserError(
+          f"Evaluation needs {key!r} in every record; {source.key(i)} has"
+          f" {', '.join(record)}. Change `text` or `label` in config.evals."
+      )
+    try:
+      found.append(kind(record[key]))
+    except (TypeError, ValueError):
+      raise UserError(
+          f"Evaluation needs {key!r} to be of type {kind.__name__};"
+          f" {source.key(i)} has {record[key]!r}. Change `text` or `label` in"
+          " config.evals."
+      ) from None
+  return found
 
 
 def _lines(path: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Accuracies with their intervals and chance levels."""
 
-from collections.abc import Sequence
 import dataclasses
 import math
 
@@ -71,24 +70,6 @@ def ranks(
   """
   best = np.max(np.where(positives, similarity, -np.inf), axis=1)
   return np.sum(~(similarity < best[:, None]) & ~positives, axis=1)
-
-
-def topk_accuracy(
-    similarity: Float[np.ndarray, "N C"], labels: Int[np.ndarray, "N"], k: int
-) -> float:
-  """Share of rows whose label is among the k highest."""
-  right = labels[:, None] == np.arange(similarity.shape[1])
-  return float(np.mean(ranks(similarity, right) < k))
-
-
-def recall_at(
-    similarity: Float[np.ndarray, "N M"],
-    positives: Bool[np.ndarray, "N M"],
-    ks: Sequence[int],
-) -> dict[int, float]:
-  """Share of rows with any positive among the k highest, for each k."""
-  found = ranks(similarity, positives)
-  return {k: float(np.mean(found < k)) for k in ks}
 
 
 def chance_at(k: int, positives: int, candidates: int) -> float:

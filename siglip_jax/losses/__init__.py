@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
-import difflib
 import functools
 import inspect
 
 import jax
 
+from siglip_jax import sections
 from siglip_jax.errors import UserError
 from siglip_jax.losses import negatives
 from siglip_jax.losses.negatives import masked_sigmoid_loss
@@ -71,10 +71,10 @@ def make(
     raise UserError(
         f"config.loss.dtype must be None, float32 or bfloat16; got {dtype!r}."
     )
+  sections.check("config.loss", options, loss, passed=("mesh", "axis"))
   parameters = inspect.signature(loss).parameters
   shared = {"mesh": mesh, "axis": axes}
   shared = {k: v for k, v in shared.items() if k in parameters}
-  _check_options(name, options, parameters, shared)
   if loss is masked_sigmoid_loss:
     negatives.check_options(options["keep"], options["ratio"])
   loss = functools.partial(loss, **shared, **options)
@@ -91,22 +91,3 @@ def make(
     return loss(zimg, ztxt, *args, *([key] if "key" in parameters else []))
 
   return with_params
-
-
-def _check_options(name: str, options: Mapping, parameters, shared) -> None:
-  own = [
-      p
-      for p in parameters.values()
-      if p.kind is p.KEYWORD_ONLY and p.name not in shared
-  ]
-  known = [p.name for p in own]
-  for option in options:
-    if option not in known:
-      close = difflib.get_close_matches(option, known, n=1)
-      hint = f"did you mean {close[0]!r}?" if close else f"it has {known}."
-      raise UserError(
-          f"config.loss.{option}: the loss {name} has no such option; {hint}"
-      )
-  for p in own:
-    if p.default is p.empty and p.name not in options:
-      raise UserError(f"config.loss.{p.name} is missing: {name} needs it.")

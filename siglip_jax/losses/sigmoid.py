@@ -60,7 +60,7 @@ def ring_sigmoid_loss(
     mesh: jax.sharding.Mesh,
     axis: str | Sequence[str],
     block: int | None = None,
-    precision: jax.typing.DTypeLike | str | None = None,
+    precision: jax.lax.PrecisionLike = None,
 ) -> Scalar:
   """`sigmoid_loss` without the B x B matrix, in one pass round the ring.
 

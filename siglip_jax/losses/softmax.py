@@ -48,7 +48,7 @@ def ring_softmax_loss(
     mesh: jax.sharding.Mesh,
     axis: str | Sequence[str],
     block: int | None = None,
-    precision: jax.typing.DTypeLike | str | None = None,
+    precision: jax.lax.PrecisionLike = None,
 ) -> Scalar:
   """`softmax_loss` without the B x B matrix, in two passes round the ring.
 

@@ -1,0 +1,122 @@
+"""The preprocessing of a config: its strings must agree with each other.
+
+`config.data.pp` makes examples of records in training; `config.preprocess`
+makes pictures and texts alone, in evaluation and ever after.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from siglip_jax.data import pipeline
+from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.data.preprocess import parse
+from siglip_jax.data.sources import Source
+from siglip_jax.data.tokenizer import Tokenizer
+from siglip_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+  """What `make` makes: three parsed strings, and what they have in common."""
+
+  train: Preprocess
+  image: Preprocess
+  text: Preprocess
+  value_range: tuple[float, float]
+  tokenizer: Tokenizer
+
+
+def check(config: Mapping[str, Any]) -> None:
+  """Texts must be tokenized once, alike in training and later, to text_len.
+
+  Raises:
+    UserError: they are not; found without any file.
+  """
+  specs = {
+      "config.data.pp": config["data"]["pp"],
+      "config.preprocess.text": config["preprocess"]["text"],
+  }
+  found = {}
+  for field, spec in specs.items():
+    calls = [call for call in parse(spec) if call[0] == "tokenize"]
+    if len(calls) != 1:
+      raise UserError(
+          f"{field} must hold tokenize once, as in"
+          f" 'lower|tokenize(max_len=64, model=\"t.model\")'; got {spec!r}."
+      )
+    _, args, kwargs = calls[0]
+    given = zip(("max_len", "model", "eos", "pad_value"), args, strict=False)
+    found[field] = {"eos": "sticky", "pad_value": 1} | dict(given) | kwargs
+  train, later = found.values()
+  if train != later:
+    raise UserError(
+        "config.data.pp and config.preprocess.text must tokenize alike; got"
+        f" {train} and {later}."
+    )
+  if later.get("max_len") != config["text_len"]:
+    raise UserError(
+        "config.text_len must be the max_len of tokenize, which is"
+        f" {later.get('max_len')} in config.data.pp and config.preprocess.text;"
+        f" got {config['text_len']}. Change one of them."
+    )
+
+
+def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
+  """Parses the strings, opens the tokenizer and tries one example.
+
+  Args:
+    config: validated.
+    source: the training data.
+
+  Raises:
+    UserError: the strings, the data and the model do not fit.
+  """
+  train = Preprocess(config.data.pp)
+  image = Preprocess(config.preprocess.image)
+  text = Preprocess(config.preprocess.text)
+  if train.value_range != image.value_range or image.value_range is None:
+    raise UserError(
+        "config.data.pp and config.preprocess.image must end their picture's"
+        f" part in the same value_range; got {train.value_range} and"
+        f" {image.value_range}."
+    )
+  assert text.tokenizer is not None, "seen by `check`"
+  rows, pieces = config.model.text.vocab_size, text.tokenizer.vocab_size
+  if rows < pieces:
+    raise UserError(
+        "config.model.text.vocab_size must be at least that of the tokenizer,"
+        f" {pieces} in {text.tokenizer.path}; got {rows}. Raise it, or train a"
+        " smaller tokenizer."
+    )
+  side, length = config.image_size, config.text_len
+  images = {"image": ((side, side, 3), np.uint8)}
+  texts = {"text": ((length,), np.int32)}
+  _try("config.data.pp", train, source, images | texts)
+  _try("config.preprocess.image", image, source, images)
+  return Preprocessing(
+      train=train,
+      image=image,
+      text=text,
+      value_range=image.value_range,
+      tokenizer=text.tokenizer,
+  )
+
+
+def _try(field: str, pp: Preprocess, source: Source, wanted: Mapping) -> None:
+  """Compares an example with what the model takes."""
+  batch = next(
+      pipeline.train_iterator(source, pp, batch_size=1, seed=0, total_steps=1)
+  )
+  for key, (shape, dtype) in wanted.items():
+    got, expected = "none", f"{np.dtype(dtype)} of shape {shape}"
+    if key in batch:
+      got = f"{batch[key].dtype} of shape {batch[key].shape[1:]}"
+    if got != expected:
+      raise UserError(
+          f"{field} must make {key!r} {expected}, as config.image_size and"
+          f" config.text_len say; got {got}. Change one of them."
+      )

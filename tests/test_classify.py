@@ -1,0 +1,108 @@
+"""The classifying command: a table, JSON, and what it refuses."""
+
+import json
+import shutil
+
+import fakes
+import numpy as np
+import pytest
+
+import siglip_jax
+from siglip_jax.data import tokenizer
+
+MODULE = "siglip_jax.classify"
+
+
+@pytest.fixture(scope="module")
+def picture(place):
+  path = place / "a [bold] picture.png"
+  path.write_bytes(fakes.png(fakes.COLORS["red"]))
+  return path
+
+
+def test_the_table_has_a_row_a_picture_and_a_column_a_label(
+    command, trained, place, picture
+):
+  other = place / "pictures" / "001.png"
+  done = command.run(
+      MODULE,
+      f"--model={trained}",
+      picture,
+      other,
+      "--labels=red, [green], blue",
+      status=0,
+  )
+  rows = [[c.strip() for c in x.split("│")] for x in done.out.splitlines()]
+  (head,) = [x for x in done.out.splitlines() if "picture " in x][:1]
+  assert [x.strip() for x in head.strip("┃").split("┃")] == (
+      ["picture", "red", "[green]", "blue"]
+  )
+  named = {row[1]: row[2:5] for row in rows if len(row) > 4}
+  assert list(named) == [str(picture), str(other)]
+  for cells in named.values():
+    assert all(0 <= float(c.rstrip("%")) <= 100 for c in cells)
+
+
+def test_json_holds_what_the_model_says(command, trained, picture):
+  labels = ["red", "grün"]
+  done = command.run(
+      MODULE,
+      f"--model={trained}",
+      "--json",
+      picture,
+      f"--labels={','.join(labels)}",
+      status=0,
+  )
+  ((row),) = json.loads(done.out)
+  assert row["picture"] == str(picture)
+  assert list(row["probabilities"]) == labels and "grün" in done.out
+  expected = siglip_jax.load(trained).classify([picture], labels)
+  np.testing.assert_allclose(
+      list(row["probabilities"].values()), expected[0], rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+    "arguments, match",
+    [
+        ("--model=MODEL --labels=a,b", "Give a model, pictures and labels"),
+        ("--model=MODEL PICTURE", "Give a model, pictures and labels"),
+        ("PICTURE --labels=a", "Give a model, pictures and labels"),
+        ("--model=MODEL PICTURE --labels=a,,b", "Labels must differ"),
+        ("--model=MODEL PICTURE --labels=a,a", "Labels must differ"),
+        ("--model=MODEL PICTURE --label=a", "'label'. Did you mean: labels"),
+        ("--model=MODEL gone.png --labels=a", "There is no picture gone.png"),
+        ("--model=MODEL MODEL --labels=a", "There is no picture"),
+        ("--model=MODEL BAD --labels=a", "bad.png cannot be read as a picture"),
+        ("--model=GONE PICTURE --labels=a", "holds no config.json"),
+        ("--model=PICTURE PICTURE --labels=a", "holds no config.json"),
+        ("--model=CUT PICTURE --labels=a", "config.json is damaged"),
+        ("--model=OTHER PICTURE --labels=a", "not the config of a run"),
+        ("--model=EMPTY PICTURE --labels=a", "There is no checkpoint in"),
+        ("--model=SWAPPED PICTURE --labels=a", "not the tokenizer the weights"),
+    ],
+)
+def test_mistakes_are_one_line(command, trained, place, arguments, match):
+  for name in ("cut", "other", "empty"):
+    (place / name).mkdir(exist_ok=True)
+  config = (trained / "config.json").read_bytes()
+  (place / "cut" / "config.json").write_bytes(config[:100])
+  (place / "other" / "config.json").write_text('{"model_type": "siglip"}')
+  (place / "empty" / "config.json").write_bytes(config)
+  (place / "bad.png").write_bytes(b"GIF89a")
+  (place / "red.png").write_bytes(fakes.png((255, 0, 0)))
+  swapped = shutil.copytree(trained, place / "swapped", dirs_exist_ok=True)
+  tokenizer.train(["other words"], swapped / "tokenizer.model", vocab_size=300)
+  paths = {
+      "MODEL": trained,
+      "PICTURE": place / "red.png",
+      "BAD": place / "bad.png",
+      "GONE": place / "gone",
+      "CUT": place / "cut",
+      "OTHER": place / "other",
+      "EMPTY": place / "empty",
+      "SWAPPED": swapped,
+  }
+  for name, path in paths.items():
+    arguments = arguments.replace(name, str(path))
+  assert match in command.refuse(MODULE, *arguments.split())
