@@ -27,6 +27,7 @@ setup(
         "matplotlib",
         "ml_collections",
         "numpy>=2",
+        "opencv-python-headless",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11",
         "pillow",

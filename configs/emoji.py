@@ -1,7 +1,10 @@
 """The default run: a small SigLIP on emoji and their names, on two CPU cores.
 
 It follows no published row: SigLIP's loss and towers (arXiv 2303.15343) at a
-size that learns in minutes. `configs/emoji.py:steps=8000` trains for an hour.
+size that learns in minutes. `configs/emoji.py:steps=240000` trains for an hour.
+
+Chosen on pictures held out of `train`: means instead of MAP heads, a text tower
+without blocks, and white at 0 each make it learn in fewer examples.
 """
 
 import os
@@ -12,7 +15,7 @@ from siglip_jax.config import parse_arg
 
 
 def get_config(arg=None):
-  arg = parse_arg(arg, steps=2400, langs="en", side=48)
+  arg = parse_arg(arg, steps=20_000, langs="en", side=48)
   c = ml_collections.ConfigDict()
   c.seed = 0
   c.total_steps = arg.steps
@@ -20,7 +23,7 @@ def get_config(arg=None):
   c.microbatch = 0
   c.image_size = arg.side  # pixels
   c.text_len = 16  # tokens; three English names are cut to another's
-  c.log_steps = 100
+  c.log_steps = 200
 
   data_dir = os.environ.get("TFDS_DATA_DIR", "data")
   langs = arg.langs.split("+")
@@ -32,16 +35,19 @@ def get_config(arg=None):
   emoji = dict(name="emoji", data_dir=data_dir)
 
   c.data = dict(**emoji, split="train")
+  # White, which is most of a picture, is 0: patches begin different. Redrawn,
+  # so that outlined and flat drawings meet; colors help, so jitter is mild.
   # Never mirrored: some names say left or right.
   c.data.pp = (
       f"decode|resize({c.image_size})|affine(8, 0.04, 0.85, 1.05)"
-      f"|color_jitter(0.15, 0.0, 0.3)|value_range(-1,1)"
+      f"|redraw(0.7)|color_jitter(0.15, 0.0, 0.3)|value_range(-2,0)"
       f'|choice({picked}, outkey="text")|{text}|keep("image", "text")'
   )
   c.data.max_replaced_share = 0.01
   c.data.num_threads = 2
+  c.data.cache_mb = 100  # all of it: 8 kB a picture
   c.preprocess = dict(
-      image=f"decode|resize({c.image_size})|value_range(-1,1)", text=text
+      image=f"decode|resize({c.image_size})|value_range(-2,0)", text=text
   )
 
   c.model = dict(
@@ -51,9 +57,17 @@ def get_config(arg=None):
           mlp_dim=512,
           num_heads=2,
           patch=16,
-          pool_type="map",
+          pool_type="gap",
       ),
-      text=dict(width=128, depth=2, mlp_dim=512, num_heads=2, vocab_size=8000),
+      # A name is the mean of its pieces: with no block to learn, pictures do.
+      text=dict(
+          width=128,
+          depth=0,
+          mlp_dim=512,
+          num_heads=2,
+          vocab_size=8000,
+          pool_type="gap",
+      ),
       out_dim=(None, 128),
       temperature_init=10.0,
       bias_init=-3.5,  # about -log(batch_size); the paper's -10 suits 32k
@@ -63,7 +77,8 @@ def get_config(arg=None):
       name="adam",
       lr=1e-3,
       wd=1e-4,
-      options=dict(b2=0.95),  # 0.999 spikes at large batch
+      options=dict(b2=0.99),
+      lr_mults=[("t|b", 5.0), (".*", 1.0)],  # far to go in few steps
       schedule=[(".*", dict(decay="cosine", warmup_percent=0.03))],
       clip_norm=1.0,
   )

@@ -103,7 +103,7 @@ _TOP_LEVEL = (
     | {"sharding": Sequence}
 )
 _DATA = {"pp": str, "max_replaced_share": float}
-_LOADER = {"num_threads": int, "num_workers": int}
+_LOADER = {"num_threads": int, "num_workers": int, "cache_mb": int}
 _PREPROCESS = {"image": str, "text": str}
 _CKPT = {"save_steps": int, "keep": int}
 

@@ -181,6 +181,23 @@ def test_what_is_no_picture_says_why(data, reason):
     images.decode(data)
 
 
+@pytest.mark.parametrize("fmt", ["eps", "pcx", "ico", "tga"])
+def test_formats_that_are_more_than_pixels_are_not_opened(fmt, monkeypatch):
+  def start(*args, **kwargs):
+    raise AssertionError("a program was started")
+
+  monkeypatch.setattr("subprocess.check_call", start)
+  monkeypatch.setattr("subprocess.Popen", start)
+  with pytest.raises(images.ImageError, match="cannot identify"):
+    images.decode(encoded(Image.new("RGB", (16, 16), RED), fmt))
+
+
+@pytest.mark.parametrize("fmt", images.FORMATS)
+def test_formats_that_are_opened(fmt):
+  got = images.decode(encoded(Image.new("RGB", (2, 2), RED), fmt))
+  np.testing.assert_allclose(got, [[RED] * 2] * 2, atol=2)
+
+
 def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
   def load(self):
     raise AssertionError("decoded")

@@ -5,7 +5,9 @@ import fakes
 import numpy as np
 import pytest
 
+from siglip_jax.data import images
 from siglip_jax.data import pipeline
+from siglip_jax.data.cache import Cache
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.errors import UserError
 
@@ -92,6 +94,27 @@ def test_workers_do_not_change_batches():
       batches(numbered([3]), num_workers=2, start_step=1),
       batches(numbered([3]), start_step=1),
   )
+
+
+@pytest.mark.parametrize("room", [200, 10**6])  # some of it, all of it
+def test_the_cache_changes_what_is_read_and_nothing_else(room, monkeypatch):
+  expected = batches(numbered([3]), total_steps=20)
+  monkeypatch.setattr(pipeline, "Cache", lambda _: Cache(room))
+  got = batches(numbered([3]), cache_mb=1, total_steps=20, num_threads=7)
+  assert_same(got, expected)
+
+
+def test_with_the_cache_each_picture_is_decoded_once(monkeypatch):
+  read = []
+  decode = images.decode
+  monkeypatch.setattr(
+      images, "decode", lambda x, **kw: read.append(x) or decode(x, **kw)
+  )
+  batches(cache_mb=1, total_steps=20, num_threads=0)
+  assert len(read) == N
+  read.clear()
+  batches(cache_mb=0, total_steps=20, num_threads=0)
+  assert len(read) == 80
 
 
 def test_every_epoch_has_everything_once_in_another_order():

@@ -1,5 +1,6 @@
 """Preprocessing strings: what they may say, and what the operations do."""
 
+import inspect
 import io
 import pickle
 import subprocess
@@ -245,6 +246,93 @@ def test_colors_change_by_what_they_may():
   np.testing.assert_array_equal(
       run("grayscale(p=0)", image=ramp(2, 2))["image"], ramp(2, 2)
   )
+
+
+def test_jitter_keeps_greys_grey_and_luma_where_it_may():
+  luma = np.array([0.299, 0.587, 0.114])
+  x = np.random.default_rng(0).integers(96, 160, (8, 8, 3), np.uint8)
+  for seed in range(20):
+    turned = run("color_jitter(hue=0.1, saturation=0.5)", seed, image=x)[
+        "image"
+    ]
+    np.testing.assert_allclose(turned @ luma, x @ luma, atol=1)
+    assert np.abs(turned.astype(int) - x).max() > 2
+    grey = np.full((4, 4, 3), 77, np.uint8)
+    same = run("color_jitter(0, 0.5, 0.5, 0.5)", seed, image=grey)["image"]
+    np.testing.assert_allclose(same, grey, atol=1)
+
+
+def test_contrast_moves_away_from_the_mean_grey():
+  x = np.array([[[40] * 3, [160] * 3]], np.uint8)
+  spread = []
+  for seed in range(50):
+    got = run("color_jitter(contrast=0.5)", seed, image=x)["image"].astype(int)
+    assert abs(got.mean() - 100) <= 1
+    spread.append(np.ptp(got))
+  assert 60 <= min(spread) < 75 and 165 < max(spread) <= 180
+
+
+def test_affine_turns_by_what_it_may():
+  x = np.zeros((41, 41, 3), np.uint8)
+  x[19:22, 20:] = 255
+  angles = []
+  for seed in range(50):
+    got = run("affine(30, 0, 1, 1)", seed, image=x)["image"][..., 0]
+    y, x_ = np.average(np.indices((41, 41)), axis=(1, 2), weights=got) - 20
+    angles.append(np.rad2deg(np.arctan2(y, x_)))
+  assert -30.5 < min(angles) < -25 and 25 < max(angles) < 30.5
+
+
+def test_blur_spreads_and_keeps_the_mean():
+  x = np.zeros((21, 21, 3), np.uint8)
+  x[10, 10] = 250
+  got = run("blur(2.0, p=1)", 1, image=x)["image"].astype(int)
+  assert got.max() < 200
+  assert abs(got.sum() - x.sum()) < 0.2 * x.sum()
+  np.testing.assert_array_equal(run("blur(2.0, p=0)", image=x)["image"], x)
+
+
+def test_outlines_come_and_go():
+  flat = np.full((12, 12, 3), 255, np.uint8)
+  flat[3:9, 3:9] = 150
+  lined = np.full((12, 12, 3), 255, np.uint8)
+  lined[:, 5:7] = 0
+  darkest, without = [], 0
+  for seed in range(60):
+    darkest.append(run("redraw(1, 0.8)", seed, image=flat)["image"].min())
+    without += run("redraw(1)", seed, image=lined)["image"].min() == 255
+    same = run("redraw(p=0)", seed, image=flat)["image"]
+    np.testing.assert_array_equal(same, flat)
+  assert 150 - 0.8 * 105 <= min(darkest) + 1 < 90 and max(darkest) == 150
+  assert 15 < without < 45
+
+
+def test_colors_need_rgb():
+  for spec in ("color_jitter(0.1)", "grayscale(p=1)"):
+    with pytest.raises(UserError, match=r"Colors need RGB; got .*\(4,\)"):
+      run(spec, image=ramp(4, 4, 4))
+
+
+@pytest.mark.parametrize("name", sorted(ops.OPS))
+def test_operations_are_random_or_say_that_they_are_not(name):
+  ignores = "del rng" in inspect.getsource(ops.OPS[name])
+  assert ignores == (name not in ops.RANDOM)
+
+
+def test_beginning_and_finishing_are_the_whole():
+  pp = Preprocess("decode|resize(4)|affine()|color_jitter(0.5)|keep('image')")
+  record = {"image": fakes.png((9, 8, 7), 8), "text": "a"}
+  begun = pp.begin(record)
+  assert begun["image"].shape == (4, 4, 3) and begun["text"] == "a"
+  for seed in range(3):
+    rng = np.random.default_rng(seed)
+    np.testing.assert_array_equal(
+        pp.finish(begun, rng)["image"],
+        pp(record, np.random.default_rng(seed))["image"],
+    )
+  assert begun.keys() == {"image", "text"}
+  assert Preprocess("decode").begin(record)["image"].shape == (8, 8, 3)
+  assert Preprocess("choice('text')|decode").begin(record) == record
 
 
 def test_choice_takes_each_of_its_values():

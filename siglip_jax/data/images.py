@@ -8,6 +8,8 @@ from PIL import Image
 from PIL import ImageOps
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a GiB as RGB
+# Pixels alone. Others of Pillow's formats are programs: EPS runs Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 class ImageError(ValueError):
@@ -31,12 +33,13 @@ def decode(
     max_pixels: width times height that is refused before anything is decoded.
 
   Raises:
-    ImageError: empty, truncated, no picture, or over max_pixels.
+    ImageError: empty, truncated, no picture, not of `FORMATS`, or over
+      max_pixels.
   """
   if not data:
     raise ImageError("the file is empty")
   try:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
       width, height = image.size
       if width * height > max_pixels:
         raise ImageError(

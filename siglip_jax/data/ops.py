@@ -1,16 +1,16 @@
 """Preprocessing operations: (record, rng, *arguments) -> record.
 
-`OPS` names them. Randomness comes from `rng` alone.
+`OPS` names them. Randomness comes from `rng` alone, and only the operations in
+`RANDOM` use it: what is before the first of them can be kept (`cache.py`).
 """
 
 from collections.abc import Callable
 import string
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
-from PIL import ImageEnhance
-from PIL import ImageFilter
 
 from siglip_jax.data import images
 from siglip_jax.errors import UserError
@@ -20,6 +20,7 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "area": Image.Resampling.BOX,
 }
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in JPEG
 
 
 def decode(record, rng, near=None):
@@ -95,57 +96,80 @@ def flip_lr(record, rng):
 
 def affine(record, rng, degrees=15, shift=0.1, zoom_min=0.8, zoom_max=1.1):
   """Turns, moves (a fraction of the side) and zooms; fills from the corner."""
-  h, w = record["image"].shape[:2]
+  image = np.ascontiguousarray(record["image"])
+  h, w = image.shape[:2]
   angle = np.deg2rad(rng.uniform(-degrees, degrees))
   zoom_x, zoom_y = rng.uniform(zoom_min, zoom_max, 2)
   dx, dy = rng.uniform(-shift, shift, 2) * (w, h)
   cos, sin = np.cos(angle), np.sin(angle)
-  # Pillow maps from the new picture to the old one, so all of it is inverse.
+  # From the new picture to the old one, so all of it is inverse.
   a, b, c, d = cos / zoom_x, sin / zoom_x, -sin / zoom_y, cos / zoom_y
-  x0, y0 = w / 2 + dx, h / 2 + dy
-  matrix = (a, b, w / 2 - a * x0 - b * y0, c, d, h / 2 - c * x0 - d * y0)
-  fill = tuple(int(v) for v in record["image"][0, 0])
-  return _with_pil(
-      record,
-      lambda i: i.transform(
-          (w, h),
-          Image.Transform.AFFINE,
-          matrix,
-          resample=Image.Resampling.BILINEAR,
-          fillcolor=fill,
-      ),
+  x, y = (w - 1) / 2, (h - 1) / 2
+  x0, y0 = x + dx, y + dy
+  matrix = np.array([[a, b, x - a * x0 - b * y0], [c, d, y - c * x0 - d * y0]])
+  image = cv2.warpAffine(
+      image,
+      matrix,
+      (w, h),
+      flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+      borderMode=cv2.BORDER_CONSTANT,
+      borderValue=image[0, 0].tolist(),
   )
+  return record | {"image": image}
 
 
-def color_jitter(record, rng, brightness=0.0, contrast=0.0, saturation=0.0):
-  """Factors drawn from 1 - x to 1 + x."""
-
-  def jitter(image):
-    for enhance, amount in (
-        (ImageEnhance.Brightness, brightness),
-        (ImageEnhance.Contrast, contrast),
-        (ImageEnhance.Color, saturation),
-    ):
-      if amount:
-        image = enhance(image).enhance(rng.uniform(1 - amount, 1 + amount))
-    return image
-
-  return _with_pil(record, jitter)
+def color_jitter(
+    record, rng, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+):
+  """Factors drawn from 1 - x to 1 + x; hue turns by up to x of the circle."""
+  image = _rgb(record)
+  matrix, offset = np.eye(3), 0.0
+  if brightness:
+    matrix = matrix * rng.uniform(1 - brightness, 1 + brightness)
+  if contrast:
+    factor = rng.uniform(1 - contrast, 1 + contrast)
+    grey = _LUMA @ matrix @ cv2.mean(image)[:3]
+    matrix, offset = factor * matrix, (1 - factor) * grey
+  if saturation:
+    # Greys stay what they are, so the offset does, too.
+    matrix = _saturate(rng.uniform(1 - saturation, 1 + saturation)) @ matrix
+  if hue:
+    matrix = _turn_hue(2 * np.pi * rng.uniform(-hue, hue)) @ matrix
+  colors = np.column_stack([matrix, np.full(3, offset)])
+  return record | {"image": cv2.transform(image, colors)}
 
 
 def blur(record, rng, radius=1.0, p=0.5):
   """A Gaussian blur of up to `radius` pixels, with probability p."""
   if rng.random() >= p:
     return record
-  drawn = rng.uniform(0, radius)
-  return _with_pil(record, lambda i: i.filter(ImageFilter.GaussianBlur(drawn)))
+  image = np.ascontiguousarray(record["image"])
+  sigma = max(rng.uniform(0, radius), 1e-6)
+  return record | {"image": cv2.GaussianBlur(image, (0, 0), sigma)}
 
 
 def grayscale(record, rng, p=0.1):
   """Without color, with probability p."""
   if rng.random() >= p:
     return record
-  return _with_pil(record, lambda i: i.convert("L").convert("RGB"))
+  return record | {"image": cv2.transform(_rgb(record), _saturate(0.0))}
+
+
+def redraw(record, rng, p=0.5, strength=1.0):
+  """Outlines what is drawn, or takes outlines away, with probability p.
+
+  Half of the time dark lines of up to two pixels are painted over, otherwise
+  edges are darkened by up to `strength`: line drawings and flat ones meet.
+  """
+  if rng.random() >= p:
+    return record
+  image = np.ascontiguousarray(record["image"])
+  square = np.ones((3, 3), np.uint8)
+  if rng.random() < 0.5:
+    return record | {"image": cv2.dilate(image, square)}
+  edges = cv2.morphologyEx(image, cv2.MORPH_GRADIENT, square)
+  amount = rng.uniform(0, strength)
+  return record | {"image": cv2.addWeighted(image, 1.0, edges, -amount, 0.0)}
 
 
 def copy(record, rng, inkey, outkey):
@@ -192,6 +216,29 @@ def _check_crop(h, w, size):
     )
 
 
+def _rgb(record):
+  image = np.ascontiguousarray(record["image"])
+  if image.shape[2:] != (3,):
+    raise UserError(
+        f"Colors need RGB; got pixels of shape {image.shape[2:]}. Put decode or"
+        " background before."
+    )
+  return image
+
+
+def _saturate(factor):
+  """The matrix that moves colors away from their grey, or to it (0)."""
+  return factor * np.eye(3) + (1 - factor) * np.tile(_LUMA, (3, 1))
+
+
+def _turn_hue(angle):
+  """The matrix that turns colors about grey, luma unchanged (YIQ)."""
+  to_yiq = np.stack([_LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+  cos, sin = np.cos(angle), np.sin(angle)
+  turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+  return np.linalg.solve(to_yiq, turn @ to_yiq)
+
+
 def _with_pil(record, function: Callable[[Image.Image], Image.Image]):
   image = function(Image.fromarray(np.ascontiguousarray(record["image"])))
   return record | {"image": np.asarray(image)}
@@ -213,6 +260,7 @@ OPS = {
         color_jitter,
         blur,
         grayscale,
+        redraw,
         copy,
         choice,
         keep,
@@ -220,3 +268,18 @@ OPS = {
         strip_punctuation,
     )
 }
+RANDOM = frozenset(
+    f.__name__
+    for f in (
+        background,
+        random_crop,
+        inception_crop,
+        flip_lr,
+        affine,
+        color_jitter,
+        blur,
+        grayscale,
+        redraw,
+        choice,
+    )
+)

@@ -13,8 +13,10 @@ from absl import logging
 import grain
 import numpy as np
 
+from siglip_jax.data.cache import Cache
 from siglip_jax.data.images import ImageError
 from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.data.preprocess import Record
 from siglip_jax.data.sources import Source
 from siglip_jax.errors import UserError
 
@@ -25,14 +27,14 @@ _TRIES = 16
 class _Load:
   """Source index to example; another example where it cannot be read."""
 
-  def __init__(self, source: Source, pp: Preprocess):
-    self._source, self._pp = source, pp
+  def __init__(self, source: Source, pp: Preprocess, cache: Cache):
+    self._source, self._pp, self._cache = source, pp, cache
 
   def __call__(self, index: int, rng: np.random.Generator) -> Batch:
     replaced, problem = -1, ""
     for _ in range(_TRIES):
       try:
-        example = self._pp(self._source[int(index)], rng)
+        example = self._pp.finish(self._begun(int(index)), rng)
         return example | {"replaced": np.array(replaced, np.int32)}
       except ImageError as e:
         problem = f"{self._source.key(int(index))}: {e}"
@@ -43,6 +45,13 @@ class _Load:
         f"{_TRIES} examples in a row could not be read; check the data. The"
         f" last one was {problem}."
     )
+
+  def _begun(self, index: int) -> Record:
+    record = self._cache.get(index)
+    if record is None:
+      record = self._pp.begin(self._source[index])
+      self._cache.put(index, record)
+    return record
 
 
 def train_iterator(
@@ -57,6 +66,7 @@ def train_iterator(
     process_count: int = 1,
     num_threads: int = 2,
     num_workers: int = 0,
+    cache_mb: int = 0,
 ) -> Iterator[Batch]:
   """This process's part of the batches of steps start_step to total_steps.
 
@@ -71,6 +81,8 @@ def train_iterator(
     process_count: of how many.
     num_threads: that read and preprocess.
     num_workers: processes that do so, instead; each has all the threads.
+    cache_mb: megabytes, of each worker, for what `pp` makes of records before
+      its first random operation: small data are decoded once.
 
   Yields:
     What `pp` keeps, stacked, and "replaced": -1, or the number of the example
@@ -84,7 +96,7 @@ def train_iterator(
       .seed(seed)
       .shuffle()
       .repeat(epochs)
-      .random_map(_Load(source, pp))
+      .random_map(_Load(source, pp, Cache(cache_mb * 10**6)))
       .batch(local, drop_remainder=True, batch_fn=_stack)
   )
   # A global batch is `process_count` local ones in a row.

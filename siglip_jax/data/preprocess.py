@@ -55,7 +55,7 @@ class Preprocess:
     self.spec = spec
     self.value_range: tuple[float, float] | None = None
     self.tokenizer: Tokenizer | None = None
-    self._ops: list[Callable[[Record, np.random.Generator], Record]] = []
+    self._ops: list[_Operation] = []
     for name, args, kwargs in parse(spec):
       if self.value_range and name not in _AFTER_VALUE_RANGE:
         raise UserError(
@@ -76,11 +76,24 @@ class Preprocess:
         self._ops.append(_encoding(self.tokenizer, options))
       else:
         self._ops.append(_operation(name, args, kwargs))
+    random = [op.name in ops.RANDOM for op in self._ops]
+    self._fixed = random.index(True) if any(random) else len(random)
 
   def __call__(self, record: Record, rng: np.random.Generator) -> Record:
     """Runs all operations but value_range; the record is not changed."""
+    return self.finish(self.begin(record), rng)
+
+  def begin(self, record: Record) -> Record:
+    """Runs what is before the first random operation: the same every time."""
     record = dict(record)
-    for op in self._ops:
+    for op in self._ops[: self._fixed]:
+      record = op(record, None)
+    return record
+
+  def finish(self, record: Record, rng: np.random.Generator) -> Record:
+    """Runs the rest on what `begin` returned, which is not changed."""
+    record = dict(record)
+    for op in self._ops[self._fixed :]:
       record = op(record, rng)
     return record
 
@@ -94,7 +107,7 @@ class _Operation:
   args: list
   kwargs: dict
 
-  def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+  def __call__(self, record: Record, rng: np.random.Generator | None) -> Record:
     try:
       return self.function(record, rng, *self.args, **self.kwargs)
     except (ImageError, UserError):
