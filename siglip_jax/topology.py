@@ -21,7 +21,7 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-  """One generation; figures are of a device, as JAX counts them.
+  """One generation; figures are of a device, which on v3 is half a chip.
 
   Attributes:
     hbm: usable bytes, as the compiler states them when it runs out.
@@ -29,8 +29,8 @@ class Chip:
     flops: peak bfloat16 operations a second (vendor's data sheet).
     bandwidth: of HBM, bytes a second (vendor's data sheet).
     axes: how many a slice's shape has.
-    cores: devices a chip: two on v3, whose cores are devices of their own.
     largest: chips of the largest slice planned for here.
+    accelerator: a slice of one host as the cloud names it; libtpu asks.
     options: what `get_topology_desc` needs beside the name.
   """
 
@@ -39,7 +39,7 @@ class Chip:
   flops: float
   bandwidth: float
   axes: int
-  cores: int = 1
+  accelerator: str
   largest: int = 256
   options: dict = dataclasses.field(default_factory=dict)
 
@@ -51,7 +51,7 @@ CHIPS = {
         flops=61.5e12,
         bandwidth=450e9,
         axes=2,
-        cores=2,
+        accelerator="v3-8",
     ),
     "v4": Chip(
         hbm=int(30.75 * _GIB),
@@ -59,6 +59,7 @@ CHIPS = {
         flops=275e12,
         bandwidth=1228e9,
         axes=3,
+        accelerator="v4-8",
         options=dict(
             chip_config_name="megacore", chips_per_host_bounds=(2, 2, 1)
         ),
@@ -69,6 +70,7 @@ CHIPS = {
         flops=197e12,
         bandwidth=819e9,
         axes=2,
+        accelerator="v5litepod-4",
     ),
     "v5p": Chip(
         hbm=int(95.73 * _GIB),
@@ -76,6 +78,7 @@ CHIPS = {
         flops=459e12,
         bandwidth=2765e9,
         axes=3,
+        accelerator="v5p-8",
     ),
     "v6e": Chip(
         hbm=int(31.24 * _GIB),
@@ -83,6 +86,7 @@ CHIPS = {
         flops=918e12,
         bandwidth=1640e9,
         axes=2,
+        accelerator="v6e-4",
     ),
 }
 
@@ -119,6 +123,7 @@ def get(name: str) -> Slice:
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", chip.accelerator)
   options = dict(chip.options)
   if options and chips < 4:
     options["chips_per_host_bounds"] = tuple(map(int, sizes))
