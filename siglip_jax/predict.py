@@ -49,9 +49,13 @@ class Encoder:
     self._track = track
     self._sharding = sharding.batch_sharding(mesh)
     self._encode_image = jax.jit(
-        _image_fn(model, image.value_range), out_shardings=self._sharding
+        sharding.on_mesh(mesh, _image_fn(model, image.value_range)),
+        out_shardings=self._sharding,
     )
-    self._encode_text = jax.jit(model.encode_text, out_shardings=self._sharding)
+    self._encode_text = jax.jit(
+        sharding.on_mesh(mesh, model.encode_text),
+        out_shardings=self._sharding,
+    )
 
   def replace_params(self, params: dict) -> None:
     """Encodes with these from now on; nothing is compiled again."""

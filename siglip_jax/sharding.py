@@ -1,7 +1,9 @@
 """The device mesh, and which part of each array lives where on it."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 import math
 
 import jax
@@ -46,6 +48,20 @@ def make_mesh(
       axis_types=(jax.sharding.AxisType.Auto,) * 3,
       devices=devices,
   )
+
+
+def on_mesh(mesh: jax.sharding.Mesh, fn: Callable) -> Callable:
+  """`fn`, traced where layers can see the mesh.
+
+  Kernels are split over devices by hand, and chosen for the devices' kind.
+  """
+
+  @functools.wraps(fn)
+  def traced(*args):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return fn(*args)
+
+  return traced
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -89,11 +89,6 @@ def microbatched(
   axes = sharding.BATCH_AXES
 
   def encode_all(params, x):
-    # Marked as each device's own here, outside the loop: where parameters turn
-    # from shared to own is where their gradients are summed.
-    params = jax.tree.map(
-        lambda p: jax.lax.pcast(p, axes, to="varying"), params
-    )
     x = x.reshape(count, len(x) // count, *x.shape[1:])
     z = jax.lax.map(lambda xi: jax.checkpoint(encode)(params, xi), x)
     return z.reshape(-1, z.shape[-1])
@@ -104,6 +99,9 @@ def microbatched(
       in_specs=(P(), P(axes)),
       out_specs=P(axes),
       axis_names=set(axes),
+      # Tracked, parameters would turn from shared to each device's own inside
+      # the loop, and their gradients be summed there, once a slice.
+      check_vma=False,
   )
 
 
@@ -163,4 +161,4 @@ def make_train_step(
     )
     return state, metrics
 
-  return train_step
+  return sharding.on_mesh(mesh, train_step)

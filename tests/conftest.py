@@ -61,3 +61,13 @@ def trained(command, place) -> Path:
   )
   (place / "trained.out").write_text(done.out)
   return workdir
+
+
+@pytest.fixture(scope="session")
+def slices():
+  """`topology.get`, where the TPU compiler is."""
+  reason = "no TPU compiler: pip install -e '.[plan]', on Linux x86-64 alone"
+  pytest.importorskip("libtpu", reason=reason)
+  from siglip_jax import topology  # after the import hook
+
+  return topology.get

@@ -9,7 +9,6 @@ from jax.sharding import PartitionSpec as P
 import pytest
 
 from siglip_jax import hlo
-from siglip_jax import topology
 
 # Two loops in each other (5 x 3), fusions, a kernel, and two collectives.
 PROGRAM = Path("tests/data/example.hlo").read_text()
@@ -35,8 +34,8 @@ def test_kernels_carry_their_own_cost():
 
 
 @pytest.mark.tpu_compile
-def test_a_real_program_scales_with_its_loop():
-  where = topology.get("v4:2x2x1")
+def test_a_real_program_scales_with_its_loop(slices):
+  where = slices("v4:2x2x1")
   mesh = jax.make_mesh(
       (4,), ("x",), (jax.sharding.AxisType.Auto,), devices=where.devices
   )

@@ -148,7 +148,8 @@ def get_config(arg=None):
 
 
 @pytest.mark.tpu_compile
-def test_the_command_plans_the_real_step_and_keeps_the_plan(tmp_path):
+def test_the_command_plans_the_real_step_and_keeps_the_plan(slices, tmp_path):
+  del slices  # the command needs the compiler
   (tmp_path / "tiny.py").write_text(TINY)
   command = [
       *(sys.executable, "-m", "siglip_jax.plan", "--json"),

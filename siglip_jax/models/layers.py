@@ -1,21 +1,26 @@
 """Transformer layers, with big_vision's parameter names."""
 
+import math
 from typing import Any
 
 import einops
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
 
 from siglip_jax.errors import UserError
+from siglip_jax.models import fused_attention
 
 Dtype = Any
 _xavier = nn.initializers.xavier_uniform()
 _REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(
+        "qkv", "attended", "hidden"
+    ),
 }
 
 
@@ -24,11 +29,47 @@ def layer_norm(dtype: Dtype, name: str | None = None) -> nn.LayerNorm:
   return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)
 
 
+class HeadsDense(nn.Module):
+  """Dense layer to or from attention heads, which stay side by side in a row.
+
+  Parameters are those of nn.DenseGeneral: the kernel (D, N, H), the bias
+  (N, H); or, back from heads, (N, H, D) and (D,). Activations are (B, L, N*H),
+  never (B, L, N, H): a TPU pads the last axis to 128.
+  """
+
+  features: tuple[int, ...]
+  heads_in: tuple[int, ...] = ()
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def parameters(self, width: int) -> tuple[Array, Array]:
+    """The kernel (width, E) and the bias (E,), for inputs of this width."""
+    shape = (*(self.heads_in or (width,)), *self.features)
+    flat = (width, math.prod(self.features))
+
+    def kernel_init(key):
+      return _xavier(key, flat).reshape(shape)
+
+    kernel = self.param("kernel", kernel_init).reshape(flat)
+    bias = self.param("bias", nn.initializers.zeros, self.features)
+    return kernel, bias.reshape(-1)
+
+  def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L E"]:
+    return _dense(x, *self.parameters(x.shape[-1]), self.dtype)
+
+
+def _dense(x, kernel, bias, dtype: Dtype):
+  x, kernel, bias = (a.astype(dtype) for a in (x, kernel, bias))
+  return x @ kernel + bias[None, None]
+
+
 class MultiHeadDotProductAttention(nn.Module):
   """Attention of `q` over `kv`, softmax in float32.
 
-  attention "auto" is the best implementation for the device, "xla" the einsums
-  that run everywhere.
+  attention "fused" is the Pallas kernel of `fused_attention`, "xla" the einsums
+  that run everywhere, "auto" the kernel on TPUs and einsums elsewhere. Tokens
+  that attend to others than themselves, as the MAP head's probe, take the
+  einsums in any case.
   """
 
   num_heads: int
@@ -40,33 +81,62 @@ class MultiHeadDotProductAttention(nn.Module):
       self, q: Float[Array, "B Q D"], kv: Float[Array, "B K D"]
   ) -> Float[Array, "B Q D"]:
     """Raises UserError when the heads do not divide the width."""
-    if self.attention not in ("auto", "xla"):
-      raise UserError(f"attention must be auto or xla; got {self.attention!r}.")
     width = q.shape[-1]
     if width % self.num_heads:
       raise UserError(
           f"The width {width} must be a multiple of num_heads ="
           f" {self.num_heads}."
       )
+    heads = (self.num_heads, width // self.num_heads)
+    projections = [
+        HeadsDense(heads, dtype=self.dtype, name=name)
+        for name in ("query", "key", "value")
+    ]
+    fused = fused_attention.is_chosen(self.attention, q, self.num_heads)
+    # Parameters are made from one example, which no mesh divides.
+    if fused and q is kv and not self.is_initializing():
+      out = self._fused(q, projections)
+    else:
+      query, key, value = projections
+      out = self._einsums(
+          *checkpoint_name((query(q), key(kv), value(kv)), "qkv")
+      )
+    out = checkpoint_name(out, "attended")
+    return HeadsDense((width,), heads, self.dtype, name="out")(out)
 
-    def heads(name, x):
-      return nn.DenseGeneral(
-          (self.num_heads, width // self.num_heads),
-          kernel_init=_xavier,
-          dtype=self.dtype,
-          name=name,
-      )(x)
+  def _fused(self, x, projections):
+    kernels, biases = zip(
+        *(p.parameters(x.shape[-1]) for p in projections), strict=True
+    )
+    qkv = _dense(
+        x,
+        fused_attention.join(*kernels, self.num_heads),
+        fused_attention.join(*biases, self.num_heads),
+        self.dtype,
+    )
+    out = fused_attention.fused_attention(
+        checkpoint_name(qkv, "qkv"),
+        num_heads=self.num_heads,
+        interpret=not fused_attention.on_tpu(),
+    )
+    return out
 
-    query, key, value = heads("query", q), heads("key", kv), heads("value", kv)
+  def _einsums(self, query, key, value):
+    b, length, width = query.shape
+
+    def heads(x):
+      return x.reshape(b, -1, self.num_heads, width // self.num_heads)
+
     query = query * (width // self.num_heads) ** -0.5
     logits = jnp.einsum(
-        "BQNH,BKNH->BNQK", query, key, preferred_element_type=jnp.float32
+        "BQNH,BKNH->BNQK",
+        heads(query),
+        heads(key),
+        preferred_element_type=jnp.float32,
     )
     weights = nn.softmax(logits).astype(self.dtype)
-    out = jnp.einsum("BNQK,BKNH->BQNH", weights, value)
-    return nn.DenseGeneral(
-        width, axis=(-2, -1), kernel_init=_xavier, dtype=self.dtype, name="out"
-    )(out)
+    out = jnp.einsum("BNQK,BKNH->BQNH", weights, heads(value))
+    return out.reshape(b, length, width)
 
 
 class MlpBlock(nn.Module):
@@ -88,7 +158,8 @@ class MlpBlock(nn.Module):
           bias_init=nn.initializers.normal(1e-6),
       )(x)
 
-    return dense(width, nn.gelu(dense(self.mlp_dim, x), approximate=True))
+    hidden = checkpoint_name(dense(self.mlp_dim, x), "hidden")
+    return dense(width, nn.gelu(hidden, approximate=True))
 
 
 class EncoderBlock(nn.Module):
@@ -102,6 +173,8 @@ class EncoderBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "B L D"], _=None):
     """The block's output, and nothing for the scan to collect."""
+    if fused_attention.is_chosen(self.attention, x, self.num_heads):
+      x = fused_attention.row_major(x)
     y = layer_norm(self.dtype)(x)
     x = x + MultiHeadDotProductAttention(
         self.num_heads, self.dtype, self.attention
@@ -115,7 +188,9 @@ class Encoder(nn.Module):
   """A stack of blocks, unrolled or scanned, and a last LayerNorm.
 
   remat "none" keeps all activations for the backward pass, "full" keeps only
-  the inputs of the blocks, "dots" the matmuls of weights.
+  the inputs of the blocks, "dots" also queries, keys, values, what attention
+  makes of them and the MLP's hidden layer: no large matmul is done again, and
+  neither attention maps nor activations are kept.
   """
 
   depth: int

@@ -28,7 +28,7 @@ class TwoTowers:
     dtype: of activations and matmuls; parameters are float32.
     scan: stack the blocks of both towers and scan over them.
     remat: "none", "full" or "dots": see `layers.Encoder`.
-    attention: "auto" or "xla".
+    attention: "auto", "xla" or "fused": see `layers`.
   """
 
   image: Mapping[str, Any]

@@ -51,7 +51,7 @@ class VIT(nn.Module):
     scan: stack the blocks and scan over them.
     remat: see `layers.Encoder`.
     dtype: of activations and matmuls.
-    attention: "auto" or "xla".
+    attention: "auto", "xla" or "fused": see `layers`.
   """
 
   width: int

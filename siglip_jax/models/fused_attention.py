@@ -1,0 +1,494 @@
+"""Attention of short sequences as a Pallas TPU kernel: no map reaches HBM.
+
+A head's whole map fits in VMEM many times over, so the kernels read queries,
+keys and values once, write the output once, and save nothing for the backward
+pass, which makes the map again. Arrays are (B, L, N*H), as the projections
+make them: heads are lanes of one row, told apart in VMEM.
+
+Maps are held with keys on sublanes and queries on lanes. Maxima and sums over
+keys are then elementwise, and four of the five matmuls of the backward pass
+need no transpose.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import math
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.layout import Layout
+from jax.experimental.layout import with_layout_constraint
+from jax.experimental.pallas import tpu as pltpu
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+from jaxtyping import Float
+
+from siglip_jax.errors import UserError
+from siglip_jax.sharding import BATCH_AXES
+
+_LANES = 128
+_CHUNK = 256  # query rows a map has at most
+_MIB = 2**20
+# Of a core; the compiler refuses more. Kinds not listed get the least.
+_VMEM = {"TPU v5": 64, "TPU v5 lite": 128, "TPU v6 lite": 128}
+_SPILLS = 6  # MiB for maps and registers
+# As long and wide as the queries: three in, one out; and with gradients.
+_FORWARD_ARRAYS, _BACKWARD_ARRAYS = 4, 7
+
+
+def fused_attention(
+    qkv: Float[Array, "B L E"], *, num_heads: int, interpret: bool = False
+) -> Float[Array, "B L D"]:
+  """softmax(query key^T) value for each head, E = 3 D, D = num_heads * H.
+
+  Softmax and sums are float32, matmuls of the input's dtype. Under a mesh
+  (`jax.sharding.use_abstract_mesh` or `jax.set_mesh`) the batch stays split
+  over data and fsdp, and heads over tensor.
+
+  Args:
+    qkv: queries, keys and values side by side, as `join` makes projections.
+    num_heads: must divide D.
+    interpret: run on any device, slowly, for tests.
+
+  Raises:
+    UserError: the sequence does not fit in VMEM.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+  auto = [a for a in axes if axes[a] != jax.sharding.AxisType.Manual]
+  parts = _head_parts(num_heads)
+  local = functools.partial(
+      _attention,
+      num_heads=num_heads // parts,
+      vmem=_vmem(mesh),
+      interpret=interpret,
+  )
+  if not auto:
+    return local(qkv)
+  batch = tuple(a for a in BATCH_AXES if a in auto)
+  spec = P(batch, None, "tensor" if parts > 1 else None)
+  # Kernels are opaque to the partitioner, and their outputs' replication is
+  # not tracked.
+  return jax.shard_map(
+      local,
+      mesh=mesh,
+      in_specs=spec,
+      out_specs=spec,
+      axis_names=set(auto),
+      check_vma=False,
+  )(qkv)
+
+
+def join(
+    query: Float[Array, "... D"],
+    key: Float[Array, "... D"],
+    value: Float[Array, "... D"],
+    num_heads: int,
+) -> Float[Array, "... E"]:
+  """The weights, or biases, of three projections as those of one.
+
+  Its output is what `fused_attention` takes: one matmul reads its input once.
+  Queries are scaled here, by 1 / sqrt(H) and to base 2: in float32, on weights
+  that are rounded anyway, it costs no rounding of its own. Where a mesh splits
+  heads over tensor, each device has its queries, keys and values side by side.
+  """
+  scale = (query.shape[-1] // num_heads) ** -0.5 / math.log(2)
+  parts = _head_parts(num_heads)
+  cut = [
+      x.reshape(*x.shape[:-1], parts, -1) for x in (scale * query, key, value)
+  ]
+  return jnp.concatenate(cut, axis=-1).reshape(*query.shape[:-1], -1)
+
+
+def _head_parts(num_heads: int) -> int:
+  """Over how many devices the heads are split."""
+  tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+  return tensor if num_heads % tensor == 0 else 1
+
+
+def is_chosen(attention: str, x: Float[Array, "B L D"], num_heads: int) -> bool:
+  """Whether `attention`, "auto", "xla" or "fused", means these kernels here.
+
+  "auto" does on TPUs, where both kernels find room in VMEM.
+
+  Raises:
+    UserError: another name.
+  """
+  if attention not in ("auto", "xla", "fused"):
+    raise UserError(f"attention must be auto, xla or fused; got {attention!r}.")
+  if attention != "auto":
+    return attention == "fused"
+  return on_tpu() and _fits(x, num_heads)
+
+
+def row_major(x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+  """x in the layout the kernels read; its gradient, too.
+
+  Left alone, XLA:TPU lays a residual stream out with the batch innermost and
+  copies it around every kernel.
+  """
+  if not on_tpu():
+    return x
+  return with_layout_constraint(x, Layout((0, 1, 2)))
+
+
+def on_tpu() -> bool:
+  """Whether what is being traced will run on a TPU.
+
+  The mesh in context knows, also where no TPU is; else the default device.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.abstract_device is None:
+    return jax.default_backend() == "tpu"
+  return mesh.abstract_device.platform == "tpu"
+
+
+def _fits(x: Array, num_heads: int) -> bool:
+  vmem = _vmem(jax.sharding.get_abstract_mesh())
+  try:
+    for arrays in (_FORWARD_ARRAYS, _BACKWARD_ARRAYS):
+      _block(x.shape, x.dtype, arrays, num_heads, vmem)
+  except UserError:
+    return False
+  return True
+
+
+def cost(
+    batch: int,
+    length: int,
+    num_heads: int,
+    head_dim: int,
+    dtype,
+    *,
+    backward: bool,
+    mxu: int = 128,
+) -> tuple[int, int]:
+  """Bytes moved to and from HBM, and matmul FLOPs, both as padded.
+
+  Args:
+    batch: sequences.
+    length: of a sequence.
+    num_heads: heads.
+    head_dim: width of one.
+    dtype: of the arrays.
+    backward: of the backward kernel, else of the forward one.
+    mxu: side of the matrix unit; 256 for v6e.
+  """
+  width = num_heads * head_dim
+  arrays = _BACKWARD_ARRAYS if backward else _FORWARD_ARRAYS
+  row_bytes = _pad(width, _LANES) * jnp.dtype(dtype).itemsize
+  moved = batch * arrays * _pad(length, 8) * row_bytes
+  pack = _packed(batch, length, dtype)
+  rows = length * pack
+  flops = 0
+  for head in _heads(width, head_dim):
+    lanes = _pad(len(head.tiles) * _LANES, mxu)
+    dot = 2 * _pad(rows, 8) * lanes * _pad(rows, mxu)
+    flops += (5 if backward else 2) * dot
+  return moved, flops * (batch // pack)
+
+
+def _pad(n: int, multiple: int) -> int:
+  return -(-n // multiple) * multiple
+
+
+def _vmem(mesh) -> int:
+  device = None if mesh.empty else mesh.abstract_device
+  kind = device.device_kind if device else ""
+  return _VMEM.get(kind, 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+  """The lanes [start, stop) of one head in a row of `width`.
+
+  Heads are read with the whole registers of 128 lanes they lie in, and the
+  lanes of others zeroed: the matrix unit pads a head to 128 anyway, and moving
+  lanes costs more than a second tile for heads that lie across two registers.
+  """
+
+  start: int
+  stop: int
+  width: int
+
+  @property
+  def lanes(self) -> slice:
+    """Of the registers it lies in."""
+    first, last = self.start // _LANES, -(-self.stop // _LANES)
+    return slice(first * _LANES, min(last * _LANES, self.width))
+
+  @property
+  def tiles(self) -> range:
+    """Numbers of those registers."""
+    return range(self.start // _LANES, -(-self.stop // _LANES))
+
+  def only(self, x: Array) -> Array:
+    """x, of these lanes, with zeros on those of other heads."""
+    mask = self._mask(x.shape, self.lanes.start)
+    return x if mask is None else jnp.where(mask, x, jnp.zeros_like(x))
+
+  def merge(self, found: dict[int, Array], x: Array) -> None:
+    """Puts this head's lanes of x into tiles of 128 lanes."""
+    for tile, part in self._cut(x):
+      mask = self._mask(part.shape, tile * _LANES)
+      if tile in found and mask is not None:
+        part = jnp.where(mask, part, found[tile])
+      found[tile] = part
+
+  def add(self, found: dict[int, Array], x: Array) -> None:
+    """The same for x with zeros on the lanes of other heads."""
+    for tile, part in self._cut(x):
+      found[tile] = found[tile] + part if tile in found else part
+
+  def _cut(self, x):
+    for i, tile in enumerate(self.tiles):
+      yield tile, x[:, i * _LANES : (i + 1) * _LANES]
+
+  def _mask(self, shape, first_lane: int) -> Array | None:
+    start, stop = self.start - first_lane, self.stop - first_lane
+    if start <= 0 and stop >= shape[1]:
+      return None
+    lane = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+    return (lane >= start) & (lane < stop)
+
+
+def _heads(width: int, head_dim: int) -> list[_Head]:
+  return [_Head(s, s + head_dim, width) for s in range(0, width, head_dim)]
+
+
+def _chunks(length: int) -> list[slice]:
+  return [slice(s, s + _CHUNK) for s in range(0, length, _CHUNK)]
+
+
+def _packed(batch: int, length: int, dtype) -> int:
+  """Sequences that share one map, block by block on its diagonal.
+
+  Only where that fills a matrix tile, and where joining them moves nothing.
+  """
+  rows = 8 * 4 // jnp.dtype(dtype).itemsize
+  if length % rows:
+    return 1
+  fit = range(1, _LANES // length + 1)
+  return max((n for n in fit if batch % n == 0), default=1)
+
+
+def _read(ref, i, pack: int, lanes: slice) -> Array:
+  """Rows of the i-th `pack` sequences of a block."""
+  if pack == 1:
+    return ref[i, :, lanes]
+  x = ref[pl.ds(i * pack, pack), :, lanes]
+  return x.reshape(pack * x.shape[1], x.shape[2])
+
+
+def _write(
+    ref, i, pack: int, found: Sequence[dict[int, Array]], scale: float = 1.0
+) -> None:
+  """Tiles of 128 lanes, one dict for each chunk of rows."""
+  for tile in found[0]:
+    parts = [(f[tile] * scale).astype(ref.dtype) for f in found]
+    x = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=0)
+    lanes = slice(tile * _LANES, tile * _LANES + x.shape[1])
+    if pack == 1:
+      ref[i, :, lanes] = x
+    else:
+      ref[pl.ds(i * pack, pack), :, lanes] = x.reshape(pack, -1, x.shape[1])
+
+
+def _weights(k: Array, q: Array, pack: int) -> Float[Array, "K Q"]:
+  """Softmax over keys of one head's map; q in base-2 units."""
+  s = _dot(k, q, 1, 1)
+  if pack > 1:
+    length = jnp.int32(k.shape[0] // pack)
+    rows, columns = (
+        jax.lax.div(jax.lax.broadcasted_iota(jnp.int32, s.shape, axis), length)
+        for axis in (0, 1)
+    )
+    s = jnp.where(rows == columns, s, -1e30)
+  p = jnp.exp2(s - jnp.max(s, axis=0, keepdims=True))
+  return p * (1 / jnp.sum(p, axis=0, keepdims=True))
+
+
+def _dot(a: Array, b: Array, i: int, j: int) -> Array:
+  """Contracts axis i of a with axis j of b, in float32."""
+  return jax.lax.dot_general(
+      a, b, (((i,), (j,)), ((), ())), preferred_element_type=jnp.float32
+  )
+
+
+def _forward_kernel(q_ref, k_ref, v_ref, out_ref, *, head_dim: int, pack: int):
+  def sequence(i, _):
+    chunks = _chunks(q_ref.shape[1] * pack)
+    out = [{} for _ in chunks]
+    for head in _heads(q_ref.shape[2], head_dim):
+      q, k, v = (_read(r, i, pack, head.lanes) for r in (q_ref, k_ref, v_ref))
+      for rows, found in zip(chunks, out, strict=True):
+        p = _weights(k, head.only(q[rows]), pack)
+        head.merge(found, _dot(p.astype(v.dtype), v, 0, 0))
+    _write(out_ref, i, pack, out)
+    return 0
+
+  jax.lax.fori_loop(0, q_ref.shape[0] // pack, sequence, 0)
+
+
+def _backward_kernel(
+    q_ref, k_ref, v_ref, do_ref, dq_ref, dk_ref, dv_ref, *, head_dim, pack
+):
+  ln2 = math.log(2)  # queries came in base-2 units
+
+  def sequence(i, _):
+    chunks = _chunks(q_ref.shape[1] * pack)
+    dq, dk, dv = [{} for _ in chunks], {}, {}
+    for head in _heads(q_ref.shape[2], head_dim):
+      q, k, v, do = (
+          _read(r, i, pack, head.lanes) for r in (q_ref, k_ref, v_ref, do_ref)
+      )
+      for rows, found in zip(chunks, dq, strict=True):
+        qh, doh = head.only(q[rows]), head.only(do[rows])
+        p = _weights(k, qh, pack)
+        dp = _dot(v, doh, 1, 1)
+        ds = p * (dp - jnp.sum(p * dp, axis=0, keepdims=True))
+        ds = ds.astype(q.dtype)
+        head.merge(found, _dot(ds, k, 0, 0))
+        head.add(dk, _dot(ds, qh, 1, 0))
+        head.add(dv, _dot(p.astype(do.dtype), doh, 1, 0))
+    _write(dq_ref, i, pack, dq, ln2)
+    _write(dk_ref, i, pack, [dk], ln2)
+    _write(dv_ref, i, pack, [dv])
+    return 0
+
+  jax.lax.fori_loop(0, q_ref.shape[0] // pack, sequence, 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _attention(qkv, num_heads, vmem, interpret):
+  return _forward(qkv, num_heads, vmem, interpret)[0]
+
+
+def _forward(qkv, num_heads, vmem, interpret):
+  batch, length, width = qkv.shape
+  out = jax.ShapeDtypeStruct((batch, length, width // 3), qkv.dtype)
+  (out,) = _call(_forward_kernel, qkv, (), [out], num_heads, vmem, interpret)
+  return out, qkv
+
+
+def _backward(num_heads, vmem, interpret, qkv, d_out):
+  like = [jax.ShapeDtypeStruct(d_out.shape, d_out.dtype)] * 3
+  return (
+      _joined(
+          _call(
+              _backward_kernel, qkv, (d_out,), like, num_heads, vmem, interpret
+          )
+      ),
+  )
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+  return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays, axis=-1)
+
+
+def _call(kernel, qkv, more, like, num_heads, vmem, interpret):
+  """Runs a kernel over blocks of sequences and of heads.
+
+  Args:
+    kernel: takes refs of q, k, v, of `more`, and of the outputs.
+    qkv: queries, keys and values side by side.
+    more: further inputs, as wide as one of them.
+    like: shapes of the outputs, as wide as one of them; three are returned
+      side by side in one array where a block holds whole rows.
+    num_heads: in a row.
+    vmem: MiB there are.
+    interpret: see `fused_attention`.
+  """
+  batch, length, width = qkv.shape
+  width //= 3
+  head_dim, backward = width // num_heads, kernel is _backward_kernel
+  shape = (batch, length, width)
+  arrays = 3 + len(more) + len(like)
+  size, lanes, buffers, pack = _block(shape, qkv.dtype, arrays, num_heads, vmem)
+
+  def spec(first_lane=0, width=lanes):
+    first = first_lane // width
+    return pl.BlockSpec(
+        (size, length, width),
+        lambda i, j: (i, 0, first + j),
+        pipeline_mode=pl.Buffered(buffers),
+    )
+
+  if width % _LANES:  # parts of a row that no block can start at
+    inputs = [qkv[..., n * width : (n + 1) * width] for n in range(3)]
+    specs = [spec()] * 3
+  else:
+    inputs, specs = [qkv] * 3, [spec(n * width) for n in range(3)]
+  together = len(like) == 3 and lanes == width and width % _LANES == 0
+  kernel = functools.partial(kernel, head_dim=head_dim, pack=pack)
+  out_specs = [spec()] * len(like)
+  if together:
+    kernel = _with_one_output(kernel, width)
+    out_specs = [spec(width=3 * width)]
+    like = [jax.ShapeDtypeStruct(qkv.shape, qkv.dtype)]
+  moved, flops = cost(
+      batch, length, num_heads, head_dim, qkv.dtype, backward=backward
+  )
+  return pl.pallas_call(
+      kernel,
+      grid=(batch // size, width // lanes),
+      in_specs=[*specs, *(spec() for _ in more)],
+      out_specs=out_specs,
+      out_shape=like,
+      compiler_params=pltpu.CompilerParams(
+          dimension_semantics=("parallel", "parallel"),
+          vmem_limit_bytes=vmem * _MIB,
+      ),
+      cost_estimate=pl.CostEstimate(
+          flops=flops,
+          bytes_accessed=moved,
+          transcendentals=batch * num_heads * length**2,
+      ),
+      interpret=interpret,
+      name="attention_backward" if backward else "attention_forward",
+  )(*inputs, *more)
+
+
+def _with_one_output(kernel, width: int):
+  """The kernel, with its three outputs side by side in one."""
+
+  def wrapped(*refs):
+    *inputs, out = refs
+    views = [out.at[:, :, pl.ds(n * width, width)] for n in range(3)]
+    kernel(*inputs, *views)
+
+  return wrapped
+
+
+def _block(
+    shape: tuple[int, int, int], dtype, arrays: int, num_heads: int, vmem: int
+) -> tuple[int, int, int, int]:
+  """Sequences and lanes of a block, its buffers, and sequences to a map."""
+  batch, length, width = shape
+  pack = _packed(batch, length, dtype)
+  row_bytes = arrays * _pad(length, 16) * jnp.dtype(dtype).itemsize
+  budget = (vmem - _SPILLS) * _MIB
+  step = math.lcm(width // num_heads, _LANES)
+  widths = [w for w in range(width, 0, -1) if w % step == 0 and width % w == 0]
+  # Whole rows move best, but kernels unroll over the heads of a block, and
+  # several chunks a head are long enough without.
+  by_preference = sorted({width, *widths}, reverse=length <= _CHUNK)
+  for buffers in (2, 1):
+    for lanes in by_preference:
+      fit = budget // (buffers * row_bytes * _pad(lanes, _LANES) * pack)
+      if fit:
+        # Enough to hide the start of a step; more gain nothing.
+        most = range(1, min(fit, 8) + 1)
+        groups = batch // pack
+        size = pack * max(n for n in most if groups % n == 0)
+        return size, lanes, buffers, pack
+  raise UserError(
+      f"Fused attention over {length} tokens of width {width} in heads of"
+      f" {width // num_heads} needs {row_bytes * width / _MIB:.1f} MiB of VMEM;"
+      f" this chip has {budget / _MIB:.1f} MiB to give. Use attention='xla'."
+  )
