@@ -13,6 +13,7 @@ import pytest
 
 from siglip_jax import sharding
 from siglip_jax.errors import UserError
+from siglip_jax.models import dense
 from siglip_jax.models import fused_attention as lib
 from siglip_jax.models import layers
 
@@ -144,7 +145,7 @@ def test_scanned_and_rematerialised_on_eight_devices(axes):
 def test_parameters_are_those_of_dense_general():
   x = jnp.ones((2, 5, 24))
   for features, heads_in, axis in [((4, 6), (), -1), ((24,), (4, 6), (-2, -1))]:
-    ours = layers.HeadsDense(features, heads_in)
+    ours = dense.HeadsDense(features, heads_in)
     theirs = nn.DenseGeneral(
         features if len(features) > 1 else features[0],
         axis=axis,

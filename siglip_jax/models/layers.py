@@ -1,6 +1,5 @@
 """Transformer layers, with big_vision's parameter names."""
 
-import math
 from typing import Any
 
 import einops
@@ -12,10 +11,10 @@ from jaxtyping import Array
 from jaxtyping import Float
 
 from siglip_jax.errors import UserError
+from siglip_jax.models import dense
 from siglip_jax.models import fused_attention
 
-Dtype = Any
-_xavier = nn.initializers.xavier_uniform()
+Dtype = dense.Dtype
 _REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.save_only_these_names(
@@ -27,40 +26,6 @@ _REMAT = {
 def layer_norm(dtype: Dtype, name: str | None = None) -> nn.LayerNorm:
   """LayerNorm with eps 1e-6; its statistics are float32."""
   return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)
-
-
-class HeadsDense(nn.Module):
-  """Dense layer to or from attention heads, which stay side by side in a row.
-
-  Parameters are those of nn.DenseGeneral: the kernel (D, N, H), the bias
-  (N, H); or, back from heads, (N, H, D) and (D,). Activations are (B, L, N*H),
-  never (B, L, N, H): a TPU pads the last axis to 128.
-  """
-
-  features: tuple[int, ...]
-  heads_in: tuple[int, ...] = ()
-  dtype: Dtype = jnp.float32
-
-  @nn.compact
-  def parameters(self, width: int) -> tuple[Array, Array]:
-    """The kernel (width, E) and the bias (E,), for inputs of this width."""
-    shape = (*(self.heads_in or (width,)), *self.features)
-    flat = (width, math.prod(self.features))
-
-    def kernel_init(key):
-      return _xavier(key, flat).reshape(shape)
-
-    kernel = self.param("kernel", kernel_init).reshape(flat)
-    bias = self.param("bias", nn.initializers.zeros, self.features)
-    return kernel, bias.reshape(-1)
-
-  def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L E"]:
-    return _dense(x, *self.parameters(x.shape[-1]), self.dtype)
-
-
-def _dense(x, kernel, bias, dtype: Dtype):
-  x, kernel, bias = (a.astype(dtype) for a in (x, kernel, bias))
-  return x @ kernel + bias[None, None]
 
 
 class MultiHeadDotProductAttention(nn.Module):
@@ -89,7 +54,7 @@ class MultiHeadDotProductAttention(nn.Module):
       )
     heads = (self.num_heads, width // self.num_heads)
     projections = [
-        HeadsDense(heads, dtype=self.dtype, name=name)
+        dense.HeadsDense(heads, dtype=self.dtype, name=name)
         for name in ("query", "key", "value")
     ]
     fused = fused_attention.is_chosen(self.attention, q, self.num_heads)
@@ -102,13 +67,13 @@ class MultiHeadDotProductAttention(nn.Module):
           *checkpoint_name((query(q), key(kv), value(kv)), "qkv")
       )
     out = checkpoint_name(out, "attended")
-    return HeadsDense((width,), heads, self.dtype, name="out")(out)
+    return dense.HeadsDense((width,), heads, self.dtype, name="out")(out)
 
   def _fused(self, x, projections):
     kernels, biases = zip(
         *(p.parameters(x.shape[-1]) for p in projections), strict=True
     )
-    qkv = _dense(
+    qkv = dense.apply(
         x,
         fused_attention.join(*kernels, self.num_heads),
         fused_attention.join(*biases, self.num_heads),
@@ -150,16 +115,16 @@ class MlpBlock(nn.Module):
     """The same shape; tokens do not meet."""
     width = x.shape[-1]
 
-    def dense(features, x):
+    def layer(features, x):
       return nn.Dense(
           features,
-          kernel_init=_xavier,
+          kernel_init=dense.xavier,
           dtype=self.dtype,
           bias_init=nn.initializers.normal(1e-6),
       )(x)
 
-    hidden = checkpoint_name(dense(self.mlp_dim, x), "hidden")
-    return dense(width, nn.gelu(hidden, approximate=True))
+    hidden = checkpoint_name(layer(self.mlp_dim, x), "hidden")
+    return layer(width, nn.gelu(hidden, approximate=True))
 
 
 class EncoderBlock(nn.Module):
@@ -247,7 +212,7 @@ class MAPHead(nn.Module):
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B D"]:
     """One vector for each sequence."""
     b, _, d = x.shape
-    probe = self.param("probe", _xavier, (1, 1, d))
+    probe = self.param("probe", dense.xavier, (1, 1, d))
     probe = einops.repeat(probe.astype(self.dtype), "1 1 d -> b 1 d", b=b)
     x = MultiHeadDotProductAttention(
         self.num_heads, self.dtype, self.attention
