@@ -49,7 +49,7 @@ def get_config(arg=None):
       bias_init=-10.0,
       dtype="bfloat16",
       scan=True,
-      remat="full",
+      remat="dots",
   )
   # A TPU's matmul rounds to bfloat16 in any case; this halves the traffic.
   c.loss = dict(name="ring_sigmoid", dtype="bfloat16")

@@ -18,7 +18,7 @@ def get_config(arg=None):
   c.seed = 0
   c.total_steps = 390_000  # 12.8 G examples, as CLIP
   c.batch_size = 32_768
-  c.microbatch = 8192
+  c.microbatch = 2048
   c.image_size = arg.res
   c.text_len = arg.text_len  # 77 in CLIP, 64 here
   c.log_steps = 50
@@ -48,7 +48,7 @@ def get_config(arg=None):
       bias_init=None,
       dtype="bfloat16",
       scan=True,
-      remat="full",
+      remat="dots",
   )
   # A TPU's matmul rounds to bfloat16 in any case; this halves the traffic.
   c.loss = dict(name="ring_softmax", dtype="bfloat16")

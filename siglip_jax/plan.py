@@ -52,11 +52,11 @@ def main(argv: Sequence[str]) -> int:
   logging.set_verbosity(logging.WARNING)
   if _CONFIG.value is None:
     raise UserError("--config=configs/NAME.py is needed.")
+  # Compiling needs no device, and looking for a TPU would take minutes.
+  jax.config.update("jax_platforms", "cpu")
   config = _CONFIG.value
   config_lib.validate(config)
   where = topology.get(_TOPOLOGY.value)
-  # Compiling needs no device, and looking for a TPU would take minutes.
-  jax.config.update("jax_platforms", "cpu")
   if _SEARCH.value:
     plans = search.search(config, lambda c: plan(c, where))
     best = search.fastest(plans)

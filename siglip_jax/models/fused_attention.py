@@ -108,16 +108,17 @@ def _head_parts(num_heads: int) -> int:
   return tensor if num_heads % tensor == 0 else 1
 
 
-def is_chosen(attention: str, x: Float[Array, "B L D"], num_heads: int) -> bool:
-  """Whether `attention`, "auto", "xla" or "fused", means these kernels here.
-
-  "auto" does on TPUs, where both kernels find room in VMEM.
-
-  Raises:
-    UserError: another name.
-  """
+def check(attention: str) -> None:
+  """Raises UserError unless it is "auto", "xla" or "fused"."""
   if attention not in ("auto", "xla", "fused"):
     raise UserError(f"attention must be auto, xla or fused; got {attention!r}.")
+
+
+def is_chosen(attention: str, x: Float[Array, "B L D"], num_heads: int) -> bool:
+  """Whether `attention` means these kernels here, over x.
+
+  "auto" does on TPUs, where both kernels find room in VMEM.
+  """
   if attention != "auto":
     return attention == "fused"
   return on_tpu() and _fits(x, num_heads)

@@ -57,9 +57,7 @@ class MultiHeadDotProductAttention(nn.Module):
         dense.HeadsDense(heads, dtype=self.dtype, name=name)
         for name in ("query", "key", "value")
     ]
-    fused = fused_attention.is_chosen(self.attention, q, self.num_heads)
-    # Parameters are made from one example, which no mesh divides.
-    if fused and q is kv and not self.is_initializing():
+    if q is kv and _is_fused(self, q):
       out = self._fused(q, projections)
     else:
       query, key, value = projections
@@ -104,6 +102,16 @@ class MultiHeadDotProductAttention(nn.Module):
     return out.reshape(b, length, width)
 
 
+def _is_fused(module, x) -> bool:
+  """Whether a module's attention over x is the kernel's."""
+  fused_attention.check(module.attention)
+  # Parameters have the same shapes in any case, and are asked for before there
+  # are devices, whose kind "auto" depends on.
+  return not module.is_initializing() and fused_attention.is_chosen(
+      module.attention, x, module.num_heads
+  )
+
+
 class MlpBlock(nn.Module):
   """Two dense layers with a tanh GELU between them."""
 
@@ -138,7 +146,7 @@ class EncoderBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "B L D"], _=None):
     """The block's output, and nothing for the scan to collect."""
-    if fused_attention.is_chosen(self.attention, x, self.num_heads):
+    if _is_fused(self, x):
       x = fused_attention.row_major(x)
     y = layer_norm(self.dtype)(x)
     x = x + MultiHeadDotProductAttention(
