@@ -93,6 +93,15 @@ def test_microbatches_give_the_gradients_of_the_full_batch(reference):
   assert_same(train(config(microbatch=8)), reference)
 
 
+@pytest.mark.parametrize("microbatch", [0, 16])
+def test_fused_attention_gives_the_same_steps_in_slices_and_shards(
+    reference, microbatch
+):
+  fused = config(microbatch=microbatch, mesh=dict(data=2, fsdp=2, tensor=2))
+  fused.model.attention = "fused"
+  assert_same(train(fused), reference)
+
+
 def test_a_frozen_tower_keeps_every_bit_and_no_memory():
   optim = dict(
       lr=1e-2,
