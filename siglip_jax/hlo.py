@@ -64,6 +64,7 @@ class Program:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Op:
+  name: str
   type: str
   opcode: str
   rest: str
@@ -95,16 +96,17 @@ def _parse(text: str) -> tuple[dict[str, list[_Op]], str]:
       ops = computations[found[2]] = []
       entry = found[2] if found[1] else entry
     elif line.startswith("  ") and " = " in line:
-      ops.append(_op(line.split(" = ", 1)[1]))
+      ops.append(_op(*line.split(" = ", 1)))
   return computations, entry
 
 
-def _op(text: str) -> _Op:
+def _op(name: str, text: str) -> _Op:
   """Splits "type opcode(operands), attributes"; a tuple type has spaces."""
+  name = name.removeprefix("  ROOT ").strip().removeprefix("%")
   end = _closing(text) if text.startswith("(") else text.index(" ")
   kind, rest = text[:end], text[end:].lstrip()
   opcode, _, rest = rest.partition("(")
-  return _Op(type=kind, opcode=opcode, rest=rest)
+  return _Op(name=name, type=kind, opcode=opcode, rest=rest)
 
 
 def _closing(text: str) -> int:
@@ -151,9 +153,8 @@ def _kernel(op: _Op, times: int) -> Kernel:
     found = re.search(rf'"{key}":"?(\d+)', op.rest)
     return int(found[1]) if found else 0
 
-  name = re.search(r'op_name="([^"]*)"', op.rest)
   return Kernel(
-      name=name[1] if name else "custom call",
+      name=re.sub(r"\.\d+$", "", op.name),  # numbered where there are several
       times=times,
       flops=number("flops"),
       bytes=number("bytes_accessed"),

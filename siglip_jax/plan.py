@@ -179,8 +179,7 @@ def _by_name(kernels: Sequence[dict]) -> list[str]:
   """A line for each kind of kernel, both times added up."""
   sums: dict[str, dict] = {}
   for kernel in kernels:
-    name = kernel["name"].rsplit("/", 1)[-1]
-    total = sums.setdefault(name, {"times": 0})
+    total = sums.setdefault(kernel["name"], {"times": 0})
     total["times"] += kernel["times"]
     for way, seconds in kernel["seconds"].items():
       total[way] = total.get(way, 0.0) + seconds

@@ -29,7 +29,7 @@ def test_collectives_are_counted_with_their_bytes():
 def test_kernels_carry_their_own_cost():
   (kernel,) = hlo.read(PROGRAM).kernels
   assert kernel == hlo.Kernel(
-      name="jit(f)/attention", times=5, flops=1000, bytes=64
+      name="attention_forward", times=5, flops=1000, bytes=64
   )
 
 

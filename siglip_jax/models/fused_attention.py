@@ -33,6 +33,7 @@ _CHUNK = 256  # query rows a map has at most
 _MIB = 2**20
 # Of a core; the compiler refuses more. Kinds not listed get the least.
 _VMEM = {"TPU v5": 64, "TPU v5 lite": 128, "TPU v6 lite": 128}
+_UNSUPPORTED = ("TPU v2", "TPU v3")  # Mosaic does not compile the kernels
 _SPILLS = 6  # MiB for maps and registers
 # As long and wide as the queries: three in, one out; and with gradients.
 _FORWARD_ARRAYS, _BACKWARD_ARRAYS = 4, 7
@@ -53,8 +54,12 @@ def fused_attention(
     interpret: run on any device, slowly, for tests.
 
   Raises:
-    UserError: the sequence does not fit in VMEM.
+    UserError: the sequence does not fit in VMEM, or the TPU is a v2 or v3.
   """
+  if _kind() in _UNSUPPORTED:
+    raise UserError(
+        f"Fused attention does not compile for {_kind()}: use attention='xla'."
+    )
   mesh = jax.sharding.get_abstract_mesh()
   axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
   auto = [a for a in axes if axes[a] != jax.sharding.AxisType.Manual]
@@ -62,7 +67,7 @@ def fused_attention(
   local = functools.partial(
       _attention,
       num_heads=num_heads // parts,
-      vmem=_vmem(mesh),
+      vmem=_vmem(),
       interpret=interpret,
   )
   if not auto:
@@ -121,7 +126,7 @@ def is_chosen(attention: str, x: Float[Array, "B L D"], num_heads: int) -> bool:
   """
   if attention != "auto":
     return attention == "fused"
-  return on_tpu() and _fits(x, num_heads)
+  return on_tpu() and _kind() not in _UNSUPPORTED and _fits(x, num_heads)
 
 
 def row_major(x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
@@ -147,7 +152,7 @@ def on_tpu() -> bool:
 
 
 def _fits(x: Array, num_heads: int) -> bool:
-  vmem = _vmem(jax.sharding.get_abstract_mesh())
+  vmem = _vmem()
   try:
     for arrays in (_FORWARD_ARRAYS, _BACKWARD_ARRAYS):
       _block(x.shape, x.dtype, arrays, num_heads, vmem)
@@ -195,10 +200,15 @@ def _pad(n: int, multiple: int) -> int:
   return -(-n // multiple) * multiple
 
 
-def _vmem(mesh) -> int:
+def _kind() -> str:
+  """The device's, as the mesh in context knows it, or an empty string."""
+  mesh = jax.sharding.get_abstract_mesh()
   device = None if mesh.empty else mesh.abstract_device
-  kind = device.device_kind if device else ""
-  return _VMEM.get(kind, 16)
+  return device.device_kind if device else ""
+
+
+def _vmem() -> int:
+  return _VMEM.get(_kind(), 16)
 
 
 @dataclasses.dataclass(frozen=True)
