@@ -51,6 +51,7 @@ def get_config(arg=None):
       dtype="bfloat16",
       scan=False,  # saved activations in one stack would be copied about
       remat="dots",
+      attention="auto",  # fused on TPUs
   )
   # A TPU's matmul rounds to bfloat16 in any case; this halves the traffic.
   c.loss = dict(name="ring_sigmoid", dtype="bfloat16")

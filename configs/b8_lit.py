@@ -50,6 +50,7 @@ def get_config(arg=None):
       dtype="bfloat16",
       scan=True,
       remat="dots",
+      attention="auto",  # fused on TPUs
   )
   # A TPU's matmul rounds to bfloat16 in any case; this halves the traffic.
   c.loss = dict(name="ring_sigmoid", dtype="bfloat16")

@@ -137,7 +137,7 @@ def get_config(arg=None):
   b16 = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(b16)
   c = b16.get_config()
-  c.batch_size = 64
+  c.batch_size, c.microbatch, c.model.scan = 64, 16, True
   c.image_size = 32
   sizes = dict(width=128, depth=2, mlp_dim=256, num_heads=2)
   c.model.image = dict(patch=16, **sizes)
