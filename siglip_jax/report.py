@@ -14,6 +14,7 @@ from typing import Any
 from jaxtyping import UInt8
 import matplotlib
 from matplotlib import figure as mpl_figure
+from matplotlib import ticker as mpl_ticker
 import numpy as np
 from PIL import Image
 
@@ -172,8 +173,12 @@ def _chart(title: str, lines, *, log: bool = False) -> str:
       if chance is not None:
         axes.axhline(chance, color=color, ls=":", lw=1)
     axes.set(xlabel="step", yscale="log" if log else "linear")
-    if log:  # plain numbers: the loss seldom spans two decades
-      axes.yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
+    if log:  # plain numbers: the loss seldom spans more than two decades
+      axes.yaxis.set(
+          major_formatter="{x:g}",
+          minor_locator=mpl_ticker.LogLocator(subs=(2, 5)),
+          minor_formatter="{x:g}",
+      )
     axes.spines[["top", "right"]].set_visible(False)
     svg = io.StringIO()
     fig.savefig(
