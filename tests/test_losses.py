@@ -248,3 +248,8 @@ def test_ring_refuses_a_batch_that_does_not_divide(mesh):
     losses.ring_sigmoid_loss(
         z, z, jnp.float32(0), jnp.float32(0), mesh=mesh, axis=("data", "fsdp")
     )
+  z = jnp.ones((16, 4))
+  with pytest.raises(ValueError, match="positive number of texts; got 0"):
+    losses.ring_softmax_loss(
+        z, z, jnp.float32(0), mesh=mesh, axis=AXES, block=0
+    )

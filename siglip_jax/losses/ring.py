@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 # Pairs scored at a time unless the caller says otherwise: at two bytes a pair
 # 256 MiB, while blocks below 2048 texts cost the matrix unit time
-# (benchmarks/loss_tpu.py shows both).
+# (`benchmarks/loss.py --topology=v4:2x2x1 --blocks=1024,2048` shows both).
 _PAIRS = 2**27
 _MIN_BLOCK = 2048
 
@@ -29,8 +29,15 @@ def num_devices(mesh: jax.sharding.Mesh, axes: Sequence[str]) -> int:
   return math.prod(mesh.shape[a] for a in axes)
 
 
-def check(rows: int, mesh: jax.sharding.Mesh, axes: Sequence[str]) -> None:
-  """Raises ValueError unless the batch divides over the ring."""
+def check(
+    rows: int,
+    mesh: jax.sharding.Mesh,
+    axes: Sequence[str],
+    block: int | None = None,
+) -> None:
+  """Raises ValueError unless the batch divides over the ring into blocks."""
+  if block is not None and block < 1:
+    raise ValueError(f"block must be a positive number of texts; got {block}.")
   n = num_devices(mesh, axes)
   if rows % n:
     raise ValueError(

@@ -85,10 +85,11 @@ def ring_sigmoid_loss(
     The loss, equal on all devices.
 
   Raises:
-    ValueError: B is not a multiple of the number of devices along `axis`.
+    ValueError: B is not a multiple of the number of devices along `axis`, or
+      block is not positive.
   """
   axes = (axis,) if isinstance(axis, str) else tuple(axis)
-  ring.check(len(zimg), mesh, axes)
+  ring.check(len(zimg), mesh, axes, block)
 
   def single_pass(zimg, ztxt, t_prime, b):
     """The loss and its four gradients."""

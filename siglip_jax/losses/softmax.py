@@ -69,10 +69,11 @@ def ring_softmax_loss(
     The loss, equal on all devices.
 
   Raises:
-    ValueError: B is not a multiple of the number of devices along `axis`.
+    ValueError: B is not a multiple of the number of devices along `axis`, or
+      block is not positive.
   """
   axes = (axis,) if isinstance(axis, str) else tuple(axis)
-  ring.check(len(zimg), mesh, axes)
+  ring.check(len(zimg), mesh, axes, block)
   devices = ring.num_devices(mesh, axes)
   rows, batch = P(axes), len(zimg)
   dtype = jnp.promote_types(jnp.float32, zimg.dtype)

@@ -443,7 +443,13 @@ def _call(kernel, qkv, more, like, num_heads, vmem, interpret):
     out_specs = [spec(width=3 * width)]
     like = [jax.ShapeDtypeStruct(qkv.shape, qkv.dtype)]
   moved, flops = cost(
-      batch, length, num_heads, head_dim, qkv.dtype, backward=backward
+      batch,
+      length,
+      num_heads,
+      head_dim,
+      qkv.dtype,
+      backward=backward,
+      mxu=256 if _kind().startswith("TPU v6") else 128,
   )
   return pl.pallas_call(
       kernel,
