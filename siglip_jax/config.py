@@ -71,10 +71,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _at_least(1, f"config.{key}", c[key])
   _at_least(0, "config.seed", c["seed"])
   _at_least(0, "config.microbatch", c["microbatch"])
-  if c["microbatch"] and c["batch_size"] % c["microbatch"]:
+  size, part = c["batch_size"], c["microbatch"]
+  if part and size % part:
     raise UserError(
-        "config.microbatch must be 0 (off) or divide config.batch_size ="
-        f" {c['batch_size']}; got {c['microbatch']}."
+        f"config.microbatch must be 0 (off) or divide config.batch_size = {size};"
+        f" got {part}: the nearest batches that it divides are"
+        f" {size // part * part} and {-(-size // part) * part}."
     )
   _check_data(c["data"])
   sections.check_keys("config.preprocess", c["preprocess"], _PREPROCESS)

@@ -1,6 +1,7 @@
 """Losses against golden values, the reference, and each other."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -253,3 +254,24 @@ def test_ring_refuses_a_batch_that_does_not_divide(mesh):
     losses.ring_softmax_loss(
         z, z, jnp.float32(0), mesh=mesh, axis=AXES, block=0
     )
+
+
+@pytest.mark.tpu_compile
+def test_what_travels_is_under_way_while_a_block_is_computed(slices):
+  mesh = sharding.make_mesh(devices=slices("v4:2x2x1").devices)
+  rows, one = NamedSharding(mesh, P(AXES)), NamedSharding(mesh, P())
+  z = jax.ShapeDtypeStruct((32_768, 512), jnp.bfloat16, sharding=rows)
+  s = jax.ShapeDtypeStruct((), jnp.float32, sharding=one)
+  ring = functools.partial(
+      losses.ring_sigmoid_loss, mesh=mesh, axis=AXES, block=4096
+  )
+  step = jax.jit(jax.value_and_grad(ring, (0, 1, 2, 3)))
+  text = step.lower(z, z, s, s).compile().as_text()
+  assert "is_scheduled=true" in text  # so lines are in the order of execution
+  body = next(c for c in text.split("\n\n") if c.count("permute-start(") == 2)
+  lines = body.splitlines()
+  for name in re.findall(r"%(collective-permute-start\S*) =", body):
+    start = next(i for i, x in enumerate(lines) if f"%{name} =" in x)
+    done = next(i for i, x in enumerate(lines) if f"-done(%{name})" in x)
+    between = "\n".join(lines[start:done])
+    assert "dot_general" in between and "kind=kOutput" in between

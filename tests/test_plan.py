@@ -180,6 +180,7 @@ def test_the_command_plans_the_real_step_and_keeps_the_plan(slices, tmp_path):
   assert json.loads(again.stdout) == found
   assert "Compiled" in done.stderr and "Compiled" not in again.stderr
 
-  wrong = run("--config.batch_size=66")
-  assert wrong.returncode == 2 and "nearest are 64 and 68" in wrong.stderr
-  assert "Traceback" not in wrong.stderr
+  for microbatch, nearest in (("0", "64 and 68"), ("16", "64 and 80")):
+    wrong = run("--config.batch_size=66", f"--config.microbatch={microbatch}")
+    assert wrong.returncode == 2 and nearest in wrong.stderr, wrong.stderr
+    assert "Traceback" not in wrong.stderr
