@@ -74,8 +74,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
   size, part = c["batch_size"], c["microbatch"]
   if part and size % part:
     raise UserError(
-        f"config.microbatch must be 0 (off) or divide config.batch_size = {size};"
-        f" got {part}: the nearest batches that it divides are"
+        "config.microbatch must be 0 (off) or divide config.batch_size ="
+        f" {size}; got {part}: the nearest batches that it divides are"
         f" {size // part * part} and {-(-size // part) * part}."
     )
   _check_data(c["data"])
