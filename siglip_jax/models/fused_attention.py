@@ -483,7 +483,7 @@ def _with_one_output(kernel, width: int):
 
 
 def _block(
-    shape: tuple[int, int, int], dtype, arrays: int, num_heads: int, vmem: int
+    shape: Sequence[int], dtype, arrays: int, num_heads: int, vmem: int
 ) -> tuple[int, int, int, int]:
   """Sequences and lanes of a block, its buffers, and sequences to a map."""
   batch, length, width = shape

@@ -68,13 +68,13 @@ class MultiHeadDotProductAttention(nn.Module):
     return dense.HeadsDense((width,), heads, self.dtype, name="out")(out)
 
   def _fused(self, x, projections):
-    kernels, biases = zip(
-        *(p.parameters(x.shape[-1]) for p in projections), strict=True
+    (wq, bq), (wk, bk), (wv, bv) = (
+        p.parameters(x.shape[-1]) for p in projections
     )
     qkv = dense.apply(
         x,
-        fused_attention.join(*kernels, self.num_heads),
-        fused_attention.join(*biases, self.num_heads),
+        fused_attention.join(wq, wk, wv, self.num_heads),
+        fused_attention.join(bq, bk, bv, self.num_heads),
         self.dtype,
     )
     out = fused_attention.fused_attention(
