@@ -11,7 +11,6 @@ need no transpose.
 """
 
 from collections.abc import Sequence
-import dataclasses
 import functools
 import math
 
@@ -26,10 +25,9 @@ from jaxtyping import Array
 from jaxtyping import Float
 
 from siglip_jax.errors import UserError
+from siglip_jax.models import attention_kernels as kernels
 from siglip_jax.sharding import BATCH_AXES
 
-_LANES = 128
-_CHUNK = 256  # query rows a map has at most
 _MIB = 2**20
 # Of a core; the compiler refuses more. Kinds not listed get the least.
 _VMEM = {"TPU v5": 64, "TPU v5 lite": 128, "TPU v6 lite": 128}
@@ -184,13 +182,13 @@ def cost(
   """
   width = num_heads * head_dim
   arrays = _BACKWARD_ARRAYS if backward else _FORWARD_ARRAYS
-  row_bytes = _pad(width, _LANES) * jnp.dtype(dtype).itemsize
+  row_bytes = _pad(width, kernels.LANES) * jnp.dtype(dtype).itemsize
   moved = batch * arrays * _pad(length, 8) * row_bytes
   pack = _packed(batch, length, dtype)
   rows = length * pack
   flops = 0
-  for head in _heads(width, head_dim):
-    lanes = _pad(len(head.tiles) * _LANES, mxu)
+  for head in kernels.heads(width, head_dim):
+    lanes = _pad(len(head.tiles) * kernels.LANES, mxu)
     dot = 2 * _pad(rows, 8) * lanes * _pad(rows, mxu)
     flops += (5 if backward else 2) * dot
   return moved, flops * (batch // pack)
@@ -211,68 +209,6 @@ def _vmem() -> int:
   return _VMEM.get(_kind(), 16)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Head:
-  """The lanes [start, stop) of one head in a row of `width`.
-
-  Heads are read with the whole registers of 128 lanes they lie in, and the
-  lanes of others zeroed: the matrix unit pads a head to 128 anyway, and moving
-  lanes costs more than a second tile for heads that lie across two registers.
-  """
-
-  start: int
-  stop: int
-  width: int
-
-  @property
-  def lanes(self) -> slice:
-    """Of the registers it lies in."""
-    first, last = self.start // _LANES, -(-self.stop // _LANES)
-    return slice(first * _LANES, min(last * _LANES, self.width))
-
-  @property
-  def tiles(self) -> range:
-    """Numbers of those registers."""
-    return range(self.start // _LANES, -(-self.stop // _LANES))
-
-  def only(self, x: Array) -> Array:
-    """x, of these lanes, with zeros on those of other heads."""
-    mask = self._mask(x.shape, self.lanes.start)
-    return x if mask is None else jnp.where(mask, x, jnp.zeros_like(x))
-
-  def merge(self, found: dict[int, Array], x: Array) -> None:
-    """Puts this head's lanes of x into tiles of 128 lanes."""
-    for tile, part in self._cut(x):
-      mask = self._mask(part.shape, tile * _LANES)
-      if tile in found and mask is not None:
-        part = jnp.where(mask, part, found[tile])
-      found[tile] = part
-
-  def add(self, found: dict[int, Array], x: Array) -> None:
-    """The same for x with zeros on the lanes of other heads."""
-    for tile, part in self._cut(x):
-      found[tile] = found[tile] + part if tile in found else part
-
-  def _cut(self, x):
-    for i, tile in enumerate(self.tiles):
-      yield tile, x[:, i * _LANES : (i + 1) * _LANES]
-
-  def _mask(self, shape, first_lane: int) -> Array | None:
-    start, stop = self.start - first_lane, self.stop - first_lane
-    if start <= 0 and stop >= shape[1]:
-      return None
-    lane = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-    return (lane >= start) & (lane < stop)
-
-
-def _heads(width: int, head_dim: int) -> list[_Head]:
-  return [_Head(s, s + head_dim, width) for s in range(0, width, head_dim)]
-
-
-def _chunks(length: int) -> list[slice]:
-  return [slice(s, s + _CHUNK) for s in range(0, length, _CHUNK)]
-
-
 def _packed(batch: int, length: int, dtype) -> int:
   """Sequences that share one map, block by block on its diagonal.
 
@@ -281,95 +217,8 @@ def _packed(batch: int, length: int, dtype) -> int:
   rows = 8 * 4 // jnp.dtype(dtype).itemsize
   if length % rows:
     return 1
-  fit = range(1, _LANES // length + 1)
+  fit = range(1, kernels.LANES // length + 1)
   return max((n for n in fit if batch % n == 0), default=1)
-
-
-def _read(ref, i, pack: int, lanes: slice) -> Array:
-  """Rows of the i-th `pack` sequences of a block."""
-  if pack == 1:
-    return ref[i, :, lanes]
-  x = ref[pl.ds(i * pack, pack), :, lanes]
-  return x.reshape(pack * x.shape[1], x.shape[2])
-
-
-def _write(
-    ref, i, pack: int, found: Sequence[dict[int, Array]], scale: float = 1.0
-) -> None:
-  """Tiles of 128 lanes, one dict for each chunk of rows."""
-  for tile in found[0]:
-    parts = [(f[tile] * scale).astype(ref.dtype) for f in found]
-    x = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=0)
-    lanes = slice(tile * _LANES, tile * _LANES + x.shape[1])
-    if pack == 1:
-      ref[i, :, lanes] = x
-    else:
-      ref[pl.ds(i * pack, pack), :, lanes] = x.reshape(pack, -1, x.shape[1])
-
-
-def _weights(k: Array, q: Array, pack: int) -> Float[Array, "K Q"]:
-  """Softmax over keys of one head's map; q in base-2 units."""
-  s = _dot(k, q, 1, 1)
-  if pack > 1:
-    length = jnp.int32(k.shape[0] // pack)
-    rows, columns = (
-        jax.lax.div(jax.lax.broadcasted_iota(jnp.int32, s.shape, axis), length)
-        for axis in (0, 1)
-    )
-    s = jnp.where(rows == columns, s, -1e30)
-  p = jnp.exp2(s - jnp.max(s, axis=0, keepdims=True))
-  return p * (1 / jnp.sum(p, axis=0, keepdims=True))
-
-
-def _dot(a: Array, b: Array, i: int, j: int) -> Array:
-  """Contracts axis i of a with axis j of b, in float32."""
-  return jax.lax.dot_general(
-      a, b, (((i,), (j,)), ((), ())), preferred_element_type=jnp.float32
-  )
-
-
-def _forward_kernel(q_ref, k_ref, v_ref, out_ref, *, head_dim: int, pack: int):
-  def sequence(i, _):
-    chunks = _chunks(q_ref.shape[1] * pack)
-    out = [{} for _ in chunks]
-    for head in _heads(q_ref.shape[2], head_dim):
-      q, k, v = (_read(r, i, pack, head.lanes) for r in (q_ref, k_ref, v_ref))
-      for rows, found in zip(chunks, out, strict=True):
-        p = _weights(k, head.only(q[rows]), pack)
-        head.merge(found, _dot(p.astype(v.dtype), v, 0, 0))
-    _write(out_ref, i, pack, out)
-    return 0
-
-  jax.lax.fori_loop(0, q_ref.shape[0] // pack, sequence, 0)
-
-
-def _backward_kernel(
-    q_ref, k_ref, v_ref, do_ref, dq_ref, dk_ref, dv_ref, *, head_dim, pack
-):
-  ln2 = math.log(2)  # queries came in base-2 units
-
-  def sequence(i, _):
-    chunks = _chunks(q_ref.shape[1] * pack)
-    dq, dk, dv = [{} for _ in chunks], {}, {}
-    for head in _heads(q_ref.shape[2], head_dim):
-      q, k, v, do = (
-          _read(r, i, pack, head.lanes) for r in (q_ref, k_ref, v_ref, do_ref)
-      )
-      for rows, found in zip(chunks, dq, strict=True):
-        qh, doh = head.only(q[rows]), head.only(do[rows])
-        p = _weights(k, qh, pack)
-        dp = _dot(v, doh, 1, 1)
-        ds = p * (dp - jnp.sum(p * dp, axis=0, keepdims=True))
-        ds = ds.astype(q.dtype)
-        head.merge(found, _dot(ds, k, 0, 0))
-        head.add(dk, _dot(ds, qh, 1, 0))
-        head.add(dv, _dot(p.astype(do.dtype), doh, 1, 0))
-    _write(dq_ref, i, pack, dq, ln2)
-    _write(dk_ref, i, pack, [dk], ln2)
-    _write(dv_ref, i, pack, [dv])
-    return 0
-
-  jax.lax.fori_loop(0, q_ref.shape[0] // pack, sequence, 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -380,7 +229,7 @@ def _attention(qkv, num_heads, vmem, interpret):
 def _forward(qkv, num_heads, vmem, interpret):
   batch, length, width = qkv.shape
   out = jax.ShapeDtypeStruct((batch, length, width // 3), qkv.dtype)
-  (out,) = _call(_forward_kernel, qkv, (), [out], num_heads, vmem, interpret)
+  (out,) = _call(kernels.forward, qkv, (), [out], num_heads, vmem, interpret)
   return out, qkv
 
 
@@ -389,7 +238,7 @@ def _backward(num_heads, vmem, interpret, qkv, d_out):
   return (
       _joined(
           _call(
-              _backward_kernel, qkv, (d_out,), like, num_heads, vmem, interpret
+              kernels.backward, qkv, (d_out,), like, num_heads, vmem, interpret
           )
       ),
   )
@@ -417,7 +266,7 @@ def _call(kernel, qkv, more, like, num_heads, vmem, interpret):
   """
   batch, length, width = qkv.shape
   width //= 3
-  head_dim, backward = width // num_heads, kernel is _backward_kernel
+  head_dim, backward = width // num_heads, kernel is kernels.backward
   shape = (batch, length, width)
   arrays = 3 + len(more) + len(like)
   size, lanes, buffers, pack = _block(shape, qkv.dtype, arrays, num_heads, vmem)
@@ -430,12 +279,12 @@ def _call(kernel, qkv, more, like, num_heads, vmem, interpret):
         pipeline_mode=pl.Buffered(buffers),
     )
 
-  if width % _LANES:  # parts of a row that no block can start at
+  if width % kernels.LANES:  # parts of a row that no block can start at
     inputs = [qkv[..., n * width : (n + 1) * width] for n in range(3)]
     specs = [spec()] * 3
   else:
     inputs, specs = [qkv] * 3, [spec(n * width) for n in range(3)]
-  together = len(like) == 3 and lanes == width and width % _LANES == 0
+  together = len(like) == 3 and lanes == width and width % kernels.LANES == 0
   kernel = functools.partial(kernel, head_dim=head_dim, pack=pack)
   out_specs = [spec()] * len(like)
   if together:
@@ -490,14 +339,14 @@ def _block(
   pack = _packed(batch, length, dtype)
   row_bytes = arrays * _pad(length, 16) * jnp.dtype(dtype).itemsize
   budget = (vmem - _SPILLS) * _MIB
-  step = math.lcm(width // num_heads, _LANES)
+  step = math.lcm(width // num_heads, kernels.LANES)
   widths = [w for w in range(width, 0, -1) if w % step == 0 and width % w == 0]
   # Whole rows move best, but kernels unroll over the heads of a block, and
   # several chunks a head are long enough without.
-  by_preference = sorted({width, *widths}, reverse=length <= _CHUNK)
+  by_preference = sorted({width, *widths}, reverse=length <= kernels.CHUNK)
   for buffers in (2, 1):
     for lanes in by_preference:
-      fit = budget // (buffers * row_bytes * _pad(lanes, _LANES) * pack)
+      fit = budget // (buffers * row_bytes * _pad(lanes, kernels.LANES) * pack)
       if fit:
         # Enough to hide the start of a step; more gain nothing.
         most = range(1, min(fit, 8) + 1)
