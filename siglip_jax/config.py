@@ -13,11 +13,14 @@ import ml_collections
 from siglip_jax import losses
 from siglip_jax import optim
 from siglip_jax import preprocessing
+from siglip_jax import profiling
 from siglip_jax import sections
 from siglip_jax import sharding
+from siglip_jax import watchdog
 from siglip_jax.data import sources
 from siglip_jax.errors import UserError
 from siglip_jax.evals import EVALUATORS
+from siglip_jax.init import initial
 from siglip_jax.models.text import TextTransformer
 from siglip_jax.models.two_towers import TwoTowers
 from siglip_jax.models.vit import VIT
@@ -66,7 +69,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     UserError: the first thing found wrong, and how to mend it.
   """
   c = config.to_dict()
-  sections.check_keys("config", c, _TOP_LEVEL)
+  sections.check_keys("config", c, _TOP_LEVEL | _OPTIONAL, _TOP_LEVEL)
   for key in "total_steps batch_size image_size text_len log_steps".split():
     _at_least(1, f"config.{key}", c[key])
   _at_least(0, "config.seed", c["seed"])
@@ -90,9 +93,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
   sections.check_keys("config.ckpt", c["ckpt"], _CKPT)
   for key in _CKPT:
     _at_least(1, f"config.ckpt.{key}", c["ckpt"][key])
+  _check_process(c)
   for name, section in c["evals"].items():
     _check_eval(f"config.evals.{name}", section)
+  if "init" in c:
+    initial.check(c["init"])
   _check_model(c)
+  _check_embedded(c)
 
 
 _NUMBERS = (
@@ -104,6 +111,7 @@ _TOP_LEVEL = (
     | dict.fromkeys(_SECTIONS, Mapping)
     | {"sharding": Sequence}
 )
+_OPTIONAL = {"init": Mapping, "watchdog": Mapping, "profile": Mapping}
 _DATA = {"pp": str, "max_replaced_share": float}
 _LOADER = {"num_threads": int, "num_workers": int, "cache_mb": int}
 _PREPROCESS = {"image": str, "text": str}
@@ -115,10 +123,19 @@ def loader_options(config: ml_collections.ConfigDict) -> dict:
   return {k: config.data[k] for k in _LOADER if k in config.data}
 
 
+def process_options(config: ml_collections.ConfigDict, name: str) -> dict:
+  """A section that a config may leave out: `watchdog` or `profile`."""
+  return config[name].to_dict() if name in config else {}
+
+
 def train_source(config: ml_collections.ConfigDict) -> sources.Source:
   """The source of config.data."""
-  rest = _DATA | _LOADER
-  return sources.make(**{k: v for k, v in config.data.items() if k not in rest})
+  return sources.make(**{k: config.data[k] for k in source_keys(config)})
+
+
+def source_keys(config: ml_collections.ConfigDict) -> list[str]:
+  """The keys of config.data that say which data, for `sources.make`."""
+  return [k for k in config.data if k not in _DATA | _LOADER]
 
 
 def _at_least(low: int, name: str, value: int) -> None:
@@ -139,6 +156,30 @@ def _check_data(data: Mapping[str, Any]) -> None:
         "config.data.max_replaced_share must be in [0, 1]; got"
         f" {own['max_replaced_share']}."
     )
+
+
+def _check_process(c: Mapping[str, Any]) -> None:
+  if "watchdog" in c:
+    sections.check("config.watchdog", c["watchdog"], watchdog.Limits)
+    for key, value in c["watchdog"].items():
+      if value <= 0:
+        raise UserError(
+            f"config.watchdog.{key} must be a positive number of seconds; got"
+            f" {value}."
+        )
+  if "profile" in c:
+    sections.check(
+        "config.profile",
+        c["profile"],
+        profiling.Profiler,
+        passed=("workdir",),
+    )
+    for step in c["profile"].get("steps", ()):
+      if not isinstance(step, int) or step < 1:
+        raise UserError(
+            "config.profile.steps must be steps to trace, whole numbers from 1"
+            f" up; got {step!r}."
+        )
 
 
 def _check_rules(name: str, rules: Sequence) -> None:
@@ -196,7 +237,8 @@ def _check_model(c: Mapping[str, Any]) -> None:
     for key in ("patch", "num_heads", "width", "mlp_dim", "vocab_size"):
       _at_least(1, f"config.model.{tower}.{key}", model[tower].get(key, 1))
     _at_least(0, f"config.model.{tower}.depth", model[tower].get("depth", 1))
-  towers = TwoTowers(**model)
+  # With an image tower in any case: it is what embeddings must come from.
+  towers = TwoTowers(**model | {"embedded": False})
   try:
     jax.eval_shape(
         lambda: towers.init(jax.random.key(0), (side, side, 3), c["text_len"])
@@ -208,6 +250,21 @@ def _check_model(c: Mapping[str, Any]) -> None:
     raise UserError(
         f"config.model cannot be built: {str(e).splitlines()[0]}."
     ) from None
+
+
+def _check_embedded(c: Mapping[str, Any]) -> None:
+  """Without an image tower, pictures are embeddings everywhere, and only so."""
+  embedded = TwoTowers(**c["model"]).embedded
+  given = {"config.data": c["data"]}
+  given |= {f"config.evals.{name}": s for name, s in c["evals"].items()}
+  for name, section in given.items():
+    if bool(section.get("embeddings")) != embedded:
+      raise UserError(
+          f"{name} must name a folder of `embeddings` (which"
+          " siglip_jax.embed writes) if config.model.embedded is True, as there"
+          f" is no image tower then, and only if; got {embedded} and"
+          f" embeddings={section.get('embeddings')!r}."
+      )
 
 
 def write(config: ml_collections.ConfigDict, workdir: Path) -> None:

@@ -162,19 +162,20 @@ def versions() -> dict[str, str]:
 def model_flops(run: Run) -> int:
   """Operations of a step's matmuls as the model is written, remat left out.
 
-  A tower that learns costs three times its forward pass, a locked one once;
-  the loss three times its matrix of logits.
+  A tower that learns costs three times its forward pass, a locked one once, one
+  that is not there nothing; the loss three times its matrix of logits.
   """
   model = dataclasses.replace(run.model, attention="xla", remat="none")
   batch = run.batch_shapes()
   params = jax.tree.map(_plain, run.state_shapes.params)
-  image = jax.ShapeDtypeStruct((1, *batch["image"].shape[1:]), np.float32)
+  side = run.config.image_size
+  image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
   text = jax.ShapeDtypeStruct((1, *batch["text"].shape[1:]), np.int32)
+  towers: list[tuple[str, Any, Any]] = [("txt", model.encode_text, text)]
+  if not model.embedded:
+    towers.append(("img", model.encode_image, image))
   total = 0
-  for tower, encode, x in (
-      ("img", model.encode_image, image),
-      ("txt", model.encode_text, text),
-  ):
+  for tower, encode, x in towers:
     learns = any(n.startswith(f"{tower}/") for n in run.optimizer.trainable)
     forward = _matmul_flops(jax.make_jaxpr(encode)(params, x).jaxpr)
     total += forward * (3 if learns else 1) * run.config.batch_size

@@ -1,154 +1,309 @@
-"""`load(workdir)`: a trained model to encode and classify with."""
+"""`load`: trained weights of any origin, with the preprocessing they need."""
 
 from collections.abc import Mapping
-from collections.abc import Sequence
-import io
+import dataclasses
+import difflib
+import json
+import os
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+from etils import epath
 import jax
-from jaxtyping import Float
-import numpy as np
-from PIL import Image
 
 from siglip_jax import checkpoint
 from siglip_jax import config as config_lib
-from siglip_jax import predict
 from siglip_jax import sharding
-from siglip_jax.data import images as images_lib
+from siglip_jax import tower
+from siglip_jax.convert import big_vision
+from siglip_jax.convert import huggingface
+from siglip_jax.convert import layouts
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.errors import UserError
+from siglip_jax.models import zoo
 from siglip_jax.models.two_towers import TwoTowers
+from siglip_jax.siglip import SigLIP
+
+DTYPES = ("float32", "bfloat16", "float16")
+_Path = str | os.PathLike
+# That a tokenizer may have beyond the rows of the embedding: mC4's sentinels.
+_EXTRA_PIECES = 100
 
 
-class SigLIP:
-  """A trained model.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Found:
+  """Weights of any origin."""
 
-  Args:
-    encoder: towers, parameters and preprocessing.
-    params: nested dict with big_vision's names.
-    spec: preprocessing, tokenizer digest and sizes, as trained.
-  """
-
-  def __init__(
-      self, encoder: predict.Encoder, params: dict, spec: Mapping[str, Any]
-  ):
-    self._encoder, self.params, self.spec = encoder, params, spec
-    self._preprocess = Preprocess(spec["image"])
-
-  def encode_image(self, images) -> Float[np.ndarray, "B D"]:
-    """L2-normalised embeddings.
-
-    Args:
-      images: paths, PIL images or uint8 arrays (H, W, 3) in any mix; or one
-        float array (B, H, W, 3) at the model's size, taken as preprocessed.
-
-    Raises:
-      UserError: a picture that cannot be read, or an empty list.
-    """
-    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-      side = self.spec["image_size"]
-      if images.shape[1:] != (side, side, 3):
-        raise UserError(
-            f"Float pictures must have shape (B, {side}, {side}, 3); got"
-            f" {images.shape}."
-        )
-      return self._encoder.encode_images(images.astype(np.float32))
-    if not len(images):
-      raise UserError("encode_image needs at least one picture; got none.")
-    return self._encoder.encode_images([self._pixels(i) for i in images])
-
-  def encode_text(self, texts) -> Float[np.ndarray, "B D"]:
-    """L2-normalised embeddings of a list of strings or an array of ids."""
-    if isinstance(texts, np.ndarray):
-      return self._encoder.encode_ids(texts)
-    if isinstance(texts, str) or not len(texts):
-      raise UserError(
-          f"encode_text takes a list of at least one string; got {texts!r}."
-      )
-    return self._encoder.encode_texts(texts)
-
-  def classify(self, images, labels: Sequence[str]) -> Float[np.ndarray, "B C"]:
-    """Probability that a picture and a label belong together.
-
-    Each pair is its own yes or no, so a row need not sum to one.
-    """
-    cosine = self.encode_image(images) @ self.encode_text(labels).T
-    logits = self._encoder.temperature * cosine + self._encoder.bias
-    return 1 / (1 + np.exp(-logits))
-
-  def _pixels(self, image) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    if isinstance(image, (str, Path)):
-      if not Path(image).is_file():
-        raise UserError(f"There is no picture {image}.")
-      data = Path(image).read_bytes()
-      name = str(image)
-    else:
-      data, name = _as_png(image), "the given array"
-    try:
-      return self._preprocess({"image": data}, rng)["image"]
-    except images_lib.ImageError as e:
-      raise UserError(f"{name} cannot be read as a picture: {e}") from None
+  model: TwoTowers
+  params: Mapping
+  spec: dict[str, Any]
+  text: Preprocess | str
 
 
-def load(path: str | Path, *, batch_size: int = 64) -> SigLIP:
-  """Loads the newest checkpoint of a workdir.
+def load(
+    path: _Path,
+    *,
+    weights: _Path | None = None,
+    tokenizer: _Path | None = None,
+    variant: str | zoo.Variant | None = None,
+    dtype: str | None = None,
+    batch_size: int = 64,
+) -> SigLIP:
+  """Loads a model to encode and classify with, on the local devices.
+
+    load("runs/emoji")                                a workdir of this project
+    load("siglip-base-patch16-256")                   a transformers folder
+    load("siglip-b16-256", weights="b16.npz", tokenizer="c4.model")
+    load("b16.npz", tokenizer="c4.model")             big_vision's weights
+
+  A workdir and a transformers folder say how texts and pictures are prepared.
+  An .npz does not: it is prepared as the released model is that has its sizes,
+  and refused where there is none, or `variant` does not say which.
 
   Args:
-    path: the --workdir of a run.
-    batch_size: pictures or texts encoded at a time.
+    path: any of the above; the name of a released model is of `zoo.names()`.
+    weights: of the released model named `path`: an .npz or a transformers
+      folder, which are checked to be that model.
+    tokenizer: the tokenizer's file; where it is published is in the error that
+      its absence gives. Pictures need none.
+    variant: which released model an .npz is, or a `zoo.Variant` of your own.
+    dtype: of activations and matmuls, one of `DTYPES`; as trained by default,
+      which for released weights is float32.
+    batch_size: most pictures or texts at a time.
 
   Raises:
-    UserError: no run, no whole checkpoint, or another tokenizer than it was
-      trained with.
+    UserError: what is missing, damaged, or does not belong together.
   """
-  workdir = Path(path).expanduser()
+  if batch_size < 1:
+    raise UserError(f"batch_size must be a positive integer; got {batch_size}.")
+  if dtype is not None and dtype not in DTYPES:
+    raise UserError(
+        f"dtype must be one of {', '.join(DTYPES)}, or None for the model's"
+        f" own; got {dtype!r}."
+    )
+  mesh = sharding.make_mesh(jax.local_devices())
+  found = _find(path, weights, tokenizer, variant, mesh)
+  return SigLIP(
+      model=dataclasses.replace(found.model, dtype=dtype or found.model.dtype),
+      params=jax.device_put(dict(found.params), sharding.replicated(mesh)),
+      mesh=mesh,
+      spec=found.spec,
+      text=found.text,
+      batch_size=batch_size,
+  )
+
+
+def _find(path: _Path, weights, tokenizer, variant, mesh) -> _Found:
+  """Arguments of `load` to what they name."""
+  kind = _kind(path, weights)
+  if kind == "workdir":
+    _refuse(path, "workdir", tokenizer=tokenizer, variant=variant)
+    return _of_workdir(Path(path).expanduser(), mesh)
+  if kind == "folder":
+    _refuse(path, "transformers folder", variant=variant)
+    return _of_folder(_expanded(path), tokenizer)
+  if kind == "npz":
+    chosen = zoo.get(variant) if isinstance(variant, str) else variant
+    return _of_npz(_expanded(path), chosen, tokenizer)
+  _refuse(path, "name of a released model", variant=variant)
+  chosen, source = zoo.get(os.fspath(path)), _expanded(weights)
+  if source.is_dir():
+    return _of_folder(source, tokenizer, chosen)
+  return _of_npz(source, chosen, tokenizer)
+
+
+def _expanded(path: _Path) -> epath.Path:
+  return epath.Path(path).expanduser()
+
+
+def _kind(path: _Path, weights: _Path | None) -> str:
+  """What a path is: "workdir", "folder", "npz", or the "name" of a model."""
+  name, found = os.fspath(path), _expanded(path)
+  released = name in zoo.names()
+  if weights is not None and not released:
+    raise UserError(
+        "weights= goes with the name of a released model, which they are"
+        f" checked to be; got {name!r}, {_hint(name)}"
+    )
+  if weights is not None:
+    return "name"
+  if found.is_dir():
+    return "folder" if _is_transformers(found) else "workdir"
+  if found.exists():
+    return "npz"
+  if released:
+    variant = zoo.get(name)
+    raise UserError(
+        f"{name} needs weights=PATH: {variant.big_vision.weights}, or a copy of"
+        f" {variant.transformers.weights}."
+    )
+  raise UserError(
+      f"There is no {name}: expected a workdir, a transformers folder, an .npz"
+      f" or the name of a released model, {_hint(name)}"
+  )
+
+
+def _hint(name: str) -> str:
+  close = difflib.get_close_matches(name, zoo.names(), n=1, cutoff=0.5)
+  return f"as {close[0]!r}." if close else f"as {zoo.names()[0]!r}."
+
+
+def _is_transformers(folder: epath.Path) -> bool:
+  """Whether it has a transformers config, or none of ours and weights."""
+  path = folder / "config.json"
+  if not path.exists():
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+  try:
+    return "model_type" in json.loads(path.read_bytes())
+  except (ValueError, TypeError):
+    return any(folder.glob("*.safetensors"))
+
+
+def _refuse(path: _Path, what: str, **given) -> None:
+  """An option that this kind of model has no use for may hide a mistake."""
+  for option, value in given.items():
+    if value is not None:
+      raise UserError(
+          f"{path} is a {what}, which needs no {option}; got"
+          f" {option}={value!r}. Leave it out."
+      )
+
+
+def _of_workdir(workdir: Path, mesh) -> _Found:
   config = config_lib.read(workdir)
-  mesh = sharding.make_mesh()
   model = TwoTowers(**config.model.to_dict())
   side = config.image_size
   shapes = jax.eval_shape(
       lambda key: model.init(key, (side, side, 3), config.text_len),
       jax.random.key(0),
   )
+  where = sharding.replicated(mesh)
   shapes = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(
-          x.shape, x.dtype, sharding=sharding.replicated(mesh)
-      ),
-      shapes,
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes
   )
   checkpoints = checkpoint.Checkpoints(workdir, keep=config.ckpt.keep)
   params, spec, _ = checkpoints.restore_params(shapes)
   checkpoints.close()
-  text = Preprocess(spec["text"], tokenizer_path=workdir / "tokenizer.model")
+  if model.embedded:  # trained beside a locked tower, which the workdir holds
+    params |= tower.kept(workdir, spec["tower_digest"], model.scan, mesh)
+    model = dataclasses.replace(model, embedded=False)
+  path = workdir / "tokenizer.model"
+  text = Preprocess(spec["text"], tokenizer_path=path)
   assert text.tokenizer is not None, "no run starts without"
   if text.tokenizer.digest != spec["tokenizer_digest"]:
     raise UserError(
-        f"{workdir / 'tokenizer.model'} is not the tokenizer the weights were"
-        f" trained with: sha256 {spec['tokenizer_digest'][:12]}..., got"
+        f"{path} is not the tokenizer the weights were trained with: sha256"
+        f" {spec['tokenizer_digest'][:12]}..., got"
         f" {text.tokenizer.digest[:12]}.... Restore the file."
     )
-  encoder = predict.Encoder(
-      model=model,
-      params=params,
-      mesh=mesh,
-      text=text,
-      image=Preprocess(spec["image"]),
-      batch_size=batch_size,
+  return _Found(model=model, params=params, spec=spec, text=text)
+
+
+def _of_folder(
+    folder: _Path, tokenizer: _Path | None, variant: zoo.Variant | None = None
+) -> _Found:
+  found = huggingface.read(folder)
+  if variant is not None:
+    variant.check(found.params)
+  return _assembled(
+      model=found.model,
+      params=found.params,
+      recipe=found,
+      sizes=found,
+      tokenizer=tokenizer or found.tokenizer,
+      exact=tokenizer is not None,
+      published=None,
+      no_tokenizer=(
+          f"{folder} holds no tokenizer: copy it there from where the model is"
+          " published, or give tokenizer=PATH."
+      ),
   )
-  return SigLIP(encoder, params, spec)
 
 
-def _as_png(image) -> bytes:
-  """Pictures and arrays take the way of files, so they meet the same steps."""
-  if isinstance(image, np.ndarray):
-    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+def _of_npz(
+    path: _Path, variant: zoo.Variant | None, tokenizer: _Path | None
+) -> _Found:
+  params = big_vision.read(path)
+  if variant is not None:
+    variant.check(params)
+  else:
+    variant = zoo.identify(params)
+    if variant is None:
       raise UserError(
-          "A picture array must be uint8 of shape (H, W, 3); got"
-          f" {image.dtype} {image.shape}."
+          f"{path} has the sizes of no released model, so how its texts and"
+          " pictures are prepared is not known: load the workdir or the"
+          " transformers folder it is from."
       )
-    image = Image.fromarray(image)
-  out = io.BytesIO()
-  image.save(out, format="png", compress_level=0)
-  return out.getvalue()
+    logging.warning("%s is taken as %s, by its sizes.", path, variant.name)
+  return _assembled(
+      model=variant.model,
+      params=params,
+      recipe=variant.big_vision,
+      sizes=variant,
+      tokenizer=tokenizer,
+      exact=True,
+      published=variant.big_vision.tokenizer,
+      no_tokenizer=(
+          f"Texts need the tokenizer of {variant.name}: give tokenizer=PATH of"
+          f" a copy of {variant.big_vision.tokenizer}."
+      ),
+  )
+
+
+def _assembled(
+    *,
+    model: Mapping,
+    params: Mapping,
+    recipe: Any,
+    sizes: Any,
+    tokenizer: _Path | None,
+    exact: bool,
+    published: str | None,
+    no_tokenizer: str,
+) -> _Found:
+  """Weights and the attributes that say how they are to be fed.
+
+  Args:
+    model: keyword arguments of TwoTowers.
+    params: in either layout.
+    recipe: has `image` and `text`, preprocessing strings.
+    sizes: has `image_size` and `text_len`.
+    tokenizer: its file, or None.
+    exact: whether the embedding has a row for each piece and no more, as those
+      of the released models; ours may have more.
+    published: where the tokenizer can be had.
+    no_tokenizer: what to tell who encodes texts without.
+  """
+  spec = {
+      "image": recipe.image,
+      "text": recipe.text,
+      "image_size": sizes.image_size,
+      "text_len": sizes.text_len,
+  }
+  text: Preprocess | str = no_tokenizer
+  if tokenizer is not None:
+    text = Preprocess(
+        recipe.text, tokenizer_path=tokenizer, published=published
+    )
+    rows = model["text"]["vocab_size"]
+    spec["tokenizer_digest"] = _checked(text, rows, exact)
+  return _Found(
+      model=TwoTowers(**model),
+      params=layouts.unrolled(params),
+      spec=spec,
+      text=text,
+  )
+
+
+def _checked(text: Preprocess, rows: int, exact: bool) -> str:
+  """The digest of a tokenizer that can be the model's."""
+  assert text.tokenizer is not None, "every recipe tokenizes"
+  pieces = text.tokenizer.vocab_size
+  if pieces > rows + _EXTRA_PIECES or (exact and pieces < rows):
+    raise UserError(
+        f"The model was trained with a tokenizer of {rows} pieces;"
+        f" {text.tokenizer.path} has {pieces}. Give the one it was trained"
+        " with."
+    )
+  return text.tokenizer.digest

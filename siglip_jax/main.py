@@ -6,6 +6,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from siglip_jax import cli
+from siglip_jax import launch
 from siglip_jax import train
 from siglip_jax.errors import UserError
 
@@ -18,31 +19,23 @@ _WORKDIR = flags.DEFINE_string(
 _EVAL_ONLY = flags.DEFINE_bool(
     "eval_only", False, "Evaluate the newest checkpoint of the workdir."
 )
+_CLUSTER = launch.define_flags()
 
 
 def main(argv: Sequence[str]) -> int:
   """Trains, or resumes, or evaluates."""
   del argv
-  config = _CONFIG.value
-  if config is None or not _WORKDIR.value:
+  workdir = _WORKDIR.value
+  if _CONFIG.value is None or not workdir:
     raise UserError(
         "Both --config=configs/NAME.py and --workdir=DIR are needed."
     )
-  try:
-    # Of a file it could not read, ml_collections tells at the first use.
-    config.to_dict()
-  except AttributeError:
-    raise UserError(
-        "get_config in the file of --config must return a ConfigDict; got"
-        f" {config!r}."
-    ) from None
-  except OSError as e:
-    reason = str(e).splitlines()[-1].split("failure to load: ")[-1].strip()
-    raise UserError(
-        f"--config must name a Python file that can be read: {reason}."
-    ) from None
-  return train.train_and_evaluate(
-      config, _WORKDIR.value, eval_only=_EVAL_ONLY.value
+  config = cli.config_of(_CONFIG)
+  return launch.run(
+      _CLUSTER(),
+      lambda: train.train_and_evaluate(
+          config, workdir, eval_only=_EVAL_ONLY.value
+      ),
   )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import time
 from typing import Any
 
+import psutil
 import tensorboardX
 
 _FILE = "metrics.jsonl"
@@ -56,10 +57,15 @@ def read(workdir: str | Path) -> list[dict[str, Any]]:
   return [line for line in found if line is not None]
 
 
-def rewind(workdir: str | Path, step: int) -> int:
+def rewind(workdir: str | Path, step: int, *, scores: bool = True) -> int:
   """Drops lines after `step`, and a line that a crash cut short.
 
   The file is replaced in one move, so a crash leaves the old or the new one.
+
+  Args:
+    workdir: of the run.
+    step: from which the run goes on.
+    scores: keep those of evaluations at `step`; False if they are made again.
 
   Returns:
     How many lines were dropped, the cut one included.
@@ -68,7 +74,12 @@ def rewind(workdir: str | Path, step: int) -> int:
   if not path.exists():
     return 0
   before = path.read_text("utf-8", errors="replace").splitlines()
-  kept = [line for line in read(workdir) if line["step"] <= step]
+  kept = [
+      line
+      for line in read(workdir)
+      if line["step"] < step
+      or (line["step"] == step and (scores or "train/loss" in line))
+  ]
   part = path.with_suffix(".part")
   with part.open("w", encoding="utf-8") as f:
     f.writelines(json.dumps(line) + "\n" for line in kept)
@@ -85,6 +96,30 @@ def _parse(text: str) -> dict[str, Any] | None:
   except json.JSONDecodeError:
     return None
   return line if isinstance(line, dict) and "step" in line else None
+
+
+def host_memory() -> dict[str, float]:
+  """Metrics of this process's memory, and of all the host's as a share."""
+  return {
+      "host/memory_bytes": float(psutil.Process().memory_info().rss),
+      "host/memory_used": psutil.virtual_memory().percent / 100,
+  }
+
+
+def phase_shares(seconds: Mapping[str, float], steps: int) -> dict[str, float]:
+  """Metrics of what `Phases.take` returned, over so many steps.
+
+  `data/wait_share` is the part of the steps' time in which nothing but the next
+  batch was waited for: the input pipeline's share.
+  """
+  waited = seconds.get("data", 0.0)
+  stepped = sum(seconds.get(k, 0.0) for k in ("first_step", "step")) + waited
+  found = {"train/step_seconds": stepped / steps}
+  if stepped > 0:
+    found["data/wait_share"] = waited / stepped
+  if "save" in seconds:
+    found["ckpt/save_seconds"] = seconds["save"]
+  return found
 
 
 class Throughput:

@@ -19,6 +19,7 @@ from siglip_jax import tree
 from siglip_jax.errors import UserError
 
 Rules = Sequence[tuple[str, Any]]
+_FROZEN_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,18 +27,25 @@ class Optimizer:
   """What to do with gradients of the trainable parameters.
 
   `tx` is over the tree of the `trainable` names alone: what is `frozen` has
-  neither gradient nor optimizer memory.
+  neither gradient nor optimizer memory, and is kept in `frozen_dtype`.
   """
 
   tx: optax.GradientTransformation
   trainable: frozenset[str]
   frozen: frozenset[str]
+  frozen_dtype: jnp.dtype
   schedules: Mapping[str, schedules.Schedule]
   lr: float
 
   def lr_at(self, step: ArrayLike) -> dict[str, Float[Array, ""]]:
     """Learning rates at a step, before lr_mults, by regex of `schedule`."""
     return {k: self.lr * f(step) for k, f in self.schedules.items()}
+
+  def store(self, params: Mapping) -> dict:
+    """The parameters with the frozen ones in `frozen_dtype`."""
+    flat = tree.flatten(params)
+    frozen = {n: flat[n].astype(self.frozen_dtype) for n in self.frozen}
+    return tree.unflatten(flat | frozen)
 
 
 def make(
@@ -54,6 +62,7 @@ def make(
     lr_mults: Rules = ((".*", 1.0),),
     wd_mults: Rules = ((".*/kernel", 1.0), (".*", 0.0)),
     clip_norm: float | None = 1.0,
+    frozen_dtype: str = "float32",
 ) -> Optimizer:
   """Makes an optimizer: for a run, as its config.optim says after the `*`.
 
@@ -74,6 +83,8 @@ def make(
     lr_mults: (regex, factor on lr).
     wd_mults: (regex, factor on wd); kernels alone decay by default.
     clip_norm: largest global norm of the trainable gradient, or None.
+    frozen_dtype: what frozen parameters are kept in: "bfloat16" halves their
+      memory, and rounds them.
 
   Raises:
     UserError: an unknown name or option, or a rule that misses.
@@ -101,7 +112,9 @@ def make(
   trainable = frozenset(n for n in names if by_name[n] is not None)
   if not trainable:
     raise UserError("config.optim.schedule freezes everything: nothing to do.")
-  parts = []
+  run = (total_steps, batch_size, num_examples)
+  delays = {n: schedules.delayed(*run, **by_name[n]) for n in trainable}
+  parts = [_hold(delays)] if any(delays.values()) else []
   if clip_norm is not None:
     parts.append(optax.clip_by_global_norm(clip_norm))
   parts += [
@@ -116,9 +129,41 @@ def make(
       tx=optax.chain(*parts),
       trainable=trainable,
       frozen=frozenset(names) - trainable,
+      frozen_dtype=_storage(frozen_dtype),
       schedules=made,
       lr=lr,
   )
+
+
+def _storage(dtype: str) -> jnp.dtype:
+  if dtype not in _FROZEN_DTYPES:
+    raise UserError(
+        f"config.optim.frozen_dtype must be one of {', '.join(_FROZEN_DTYPES)};"
+        f" got {dtype!r}."
+    )
+  return jnp.dtype(dtype)
+
+
+def _hold(delays: Mapping[str, int]) -> optax.GradientTransformation:
+  """Zeroes the gradient of each parameter until its delay is over.
+
+  So the rest trains, clipping too, exactly as if these were frozen.
+  """
+
+  def init(params):
+    del params
+    return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+
+  def update(updates, state, params=None):
+    del params
+    new = {
+        n: jnp.where(state.count < delays[n], 0.0, u) if delays[n] else u
+        for n, u in tree.flatten(updates).items()
+    }
+    count = optax.safe_increment(state.count)
+    return tree.unflatten(new), optax.ScaleByScheduleState(count=count)
+
+  return optax.GradientTransformation(init, update)
 
 
 def _apply_rates(*, lr, wd, rate) -> optax.GradientTransformation:
@@ -133,13 +178,18 @@ def _apply_rates(*, lr, wd, rate) -> optax.GradientTransformation:
     flat = tree.flatten(params)
     multiplier = {f: f(state.count) for f in set(rate.values())}
     new = {
-        n: -multiplier[rate[n]] * (lr[n] * u + wd[n] * flat[n])
+        n: _scaled(multiplier[rate[n]], lr[n] * u + wd[n] * flat[n])
         for n, u in tree.flatten(updates).items()
     }
     count = optax.safe_increment(state.count)
     return tree.unflatten(new), optax.ScaleByScheduleState(count=count)
 
   return optax.GradientTransformation(init, update)
+
+
+def _scaled(multiplier: Array, direction: Array) -> Array:
+  """-multiplier * direction, of which 0 changes no bit: x + -0.0 is x."""
+  return jnp.where(multiplier == 0, -0.0, -multiplier * direction)
 
 
 def _direction(name: str, options: Mapping) -> optax.GradientTransformation:

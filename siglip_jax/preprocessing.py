@@ -12,11 +12,17 @@ import ml_collections
 import numpy as np
 
 from siglip_jax.data import pipeline
+from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.data.preprocess import parse
 from siglip_jax.data.sources import Source
 from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
+from siglip_jax.models.two_towers import TwoTowers
+
+_TOKENIZE_DEFAULTS = {"eos": "sticky", "pad_value": 1, "space": "plain"}
+
+_TOKENIZE_DEFAULTS = {"eos": "sticky", "pad_value": 1, "space": "plain"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,8 +55,9 @@ def check(config: Mapping[str, Any]) -> None:
           f" 'lower|tokenize(max_len=64, model=\"t.model\")'; got {spec!r}."
       )
     _, args, kwargs = calls[0]
-    given = zip(("max_len", "model", "eos", "pad_value"), args, strict=False)
-    found[field] = {"eos": "sticky", "pad_value": 1} | dict(given) | kwargs
+    names = ("max_len", "model", "eos", "pad_value", "space")
+    given = dict(zip(names, args, strict=False))
+    found[field] = _TOKENIZE_DEFAULTS | given | kwargs
   train, later = found.values()
   if train != later:
     raise UserError(
@@ -78,11 +85,13 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
   train = Preprocess(config.data.pp)
   image = Preprocess(config.preprocess.image)
   text = Preprocess(config.preprocess.text)
-  if train.value_range != image.value_range or image.value_range is None:
+  embedded = isinstance(source, Embeddings)
+  wanted = None if embedded else image.value_range
+  if image.value_range is None or train.value_range != wanted:
     raise UserError(
         "config.data.pp and config.preprocess.image must end their picture's"
-        f" part in the same value_range; got {train.value_range} and"
-        f" {image.value_range}."
+        " part in the same value_range, where config.data are not embeddings;"
+        f" got {train.value_range} and {image.value_range}."
     )
   assert text.tokenizer is not None, "seen by `check`"
   rows, pieces = config.model.text.vocab_size, text.tokenizer.vocab_size
@@ -95,8 +104,13 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
   side, length = config.image_size, config.text_len
   images = {"image": ((side, side, 3), np.uint8)}
   texts = {"text": ((length,), np.int32)}
-  _try("config.data.pp", train, source, images | texts)
-  _try("config.preprocess.image", image, source, images)
+  if embedded:
+    check_embeddings(config, source)
+    given = {"image": ((source.dim,), source.dtype)}
+    _try("config.data.pp", train, source, given | texts)
+  else:
+    _try("config.data.pp", train, source, images | texts)
+    _try("config.preprocess.image", image, source, images)
   return Preprocessing(
       train=train,
       image=image,
@@ -104,6 +118,85 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
       value_range=image.value_range,
       tokenizer=text.tokenizer,
   )
+
+
+def picture_part(spec: str) -> str:
+  """The part of a string that makes a picture, up to its value_range.
+
+  Raises:
+    UserError: it has none.
+  """
+  calls = parse(spec)
+  names = [name for name, *_ in calls]
+  if "value_range" not in names:
+    raise UserError(
+        "Preprocessing of pictures must end in value_range, as in"
+        f" 'decode|resize(224)|value_range(-1,1)'; got {spec!r}."
+    )
+  return "|".join(
+      f"{name}({', '.join([*map(repr, args), *_keywords(kwargs)])})"
+      for name, args, kwargs in calls[: names.index("value_range") + 1]
+      if name != "tokenize"
+  )
+
+
+def _keywords(kwargs: Mapping[str, Any]) -> list[str]:
+  return [f"{k}={v!r}" for k, v in kwargs.items()]
+
+
+def tower(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What embeddings depend on beside the parameters, as a manifest has it."""
+  return {
+      "tower_sizes": TwoTowers(**config.model.to_dict()).image_sizes,
+      "image_size": config.image_size,
+      "image": config.preprocess.image,
+  }
+
+
+def check_embeddings(
+    config: ml_collections.ConfigDict, found: Embeddings
+) -> None:
+  """Embeddings must be what the config's image tower makes of pictures.
+
+  Raises:
+    UserError: they are another tower's, or of other pixels.
+  """
+  for key, wanted in tower(config).items():
+    got = found.manifest[key]
+    if got != wanted:
+      raise UserError(
+          f"{found.folder} holds embeddings made with {key} = {got!r}, and this"
+          f" config has {wanted!r}. Change the config, or make the embeddings"
+          " again in a new folder."
+      )
+
+
+def check_evaluation(
+    config: ml_collections.ConfigDict, found: Embeddings, digest: str
+) -> None:
+  """`check_embeddings` of an evaluation, which needs all pictures, unchanged.
+
+  Args:
+    config: of the run.
+    found: the evaluation's.
+    digest: of the tower that made the embeddings trained on.
+
+  Raises:
+    UserError: they are another tower's, augmented, or some are missing.
+  """
+  check_embeddings(config, found)
+  if found.manifest["tower_digest"] != digest:
+    raise UserError(
+        f"{found.folder} was made by another image tower than the embeddings"
+        f" trained on: sha256 {found.manifest['tower_digest'][:12]}... and"
+        f" {digest[:12]}.... Make it again with that tower."
+    )
+  if found.manifest["crops"] or found.manifest["skipped"]:
+    raise UserError(
+        "Evaluation needs every picture once, as config.preprocess.image makes"
+        f" it; {found.folder} was made with --crops={found.manifest['crops']}"
+        f" and {found.manifest['skipped']} unreadable pictures skipped."
+    )
 
 
 def _try(field: str, pp: Preprocess, source: Source, wanted: Mapping) -> None:

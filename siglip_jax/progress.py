@@ -100,12 +100,73 @@ class Progress:
 
   def _left(self, step: int) -> str:
     spent = time.monotonic() - self._begin
-    seconds = spent / max(step - self._start, 1) * (self._total - step)
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-      return f"{hours}:{minutes:02d}:{seconds:02d}"
-    return f"{minutes}:{seconds:02d}"
+    return _clock(spent / max(step - self._start, 1) * (self._total - step))
+
+
+class Pace:
+  """How far a job is: a live bar on a terminal, lines elsewhere.
+
+  Args:
+    what: is counted, in the plural.
+    total: where it ends.
+    show: False on all processes but one.
+    console: where to print.
+  """
+
+  def __init__(
+      self,
+      what: str,
+      *,
+      total: int,
+      show: bool = True,
+      console: rich_console.Console | None = None,
+  ):
+    self._console = console or rich_console.Console(highlight=False)
+    self._what, self._total, self._show = what, total, show
+    self._first: tuple[int, float] | None = None
+    self._bar = rich_progress.Progress(
+        rich_progress.TextColumn("{task.completed}/{task.total}"),
+        rich_progress.BarColumn(),
+        rich_progress.TextColumn("{task.description}", markup=False),
+        console=self._console,
+        disable=not (show and self._console.is_terminal),
+    )
+    self._task = self._bar.add_task("compiling", total=total)
+
+  def __enter__(self):
+    """Starts drawing."""
+    self._bar.start()
+    return self
+
+  def __exit__(self, *unused):
+    """Leaves the last state on the terminal."""
+    self._bar.stop()
+
+  def update(self, done: int, note: str | None = None) -> None:
+    """Shows the speed and the time left; with a note in a line of its own.
+
+    Speed counts from the first update, before which there is compiling.
+    """
+    now = time.monotonic()
+    if self._first is None:
+      self._first = done, now
+    speed = (done - self._first[0]) / max(now - self._first[1], 1e-9)
+    text = self._what
+    if speed:
+      left = _clock((self._total - done) / speed)
+      text = f"{self._what}, {speed:.0f}/s, {left} left"
+    self._bar.update(self._task, completed=done, description=text)
+    if note and self._show:
+      line = f"{note}: {done}/{self._total} {text}"
+      self._console.print(line, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+  return f"{minutes}:{seconds:02d}"
 
 
 def final_table(

@@ -1,6 +1,10 @@
 """A config made concrete on a mesh; nothing is allocated before `init`."""
 
+import dataclasses
+import math
+
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -70,6 +74,7 @@ class Run:
         mesh=mesh,
         microbatches=microbatches,
         value_range=value_range,
+        image_shape=self._shapes[0],
         seed=config.seed,
     )
     self.train_step = jax.jit(
@@ -77,7 +82,10 @@ class Run:
         donate_argnums=0,
         out_shardings=(self.shardings, sharding.replicated(mesh)),
     )
-
+    # Of a batch, before its update; the rest of the step is not computed.
+    self.loss = jax.jit(
+        lambda state, batch: step(state, batch)[1]["train/loss"]
+    )
     self.learning_rates = jax.jit(self._learning_rates)
 
   def init(self) -> step_lib.TrainState:
@@ -86,11 +94,15 @@ class Run:
     return init(jax.random.key(self.config.seed))
 
   def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a global batch."""
+    """Shapes of a global batch; pictures are rows of bytes."""
     n, (image, text_len) = self.config.batch_size, self._shapes
+    image = (math.prod(image),)
     rows = sharding.batch_sharding(self.mesh)
+    kind = np.uint8
+    if self.model.embedded:  # as `embed` writes them unless told otherwise
+      image, kind = (self.model.image_dim,), jnp.dtype(self.model.dtype)
     return {
-        "image": jax.ShapeDtypeStruct((n, *image), np.uint8, sharding=rows),
+        "image": jax.ShapeDtypeStruct((n, *image), kind, sharding=rows),
         "text": jax.ShapeDtypeStruct((n, text_len), np.int32, sharding=rows),
         "replaced": jax.ShapeDtypeStruct((n,), np.int32, sharding=rows),
     }
@@ -102,10 +114,12 @@ class Run:
     return dict(zip(names, rates.values(), strict=True))
 
   def _init(self, key):
-    return step_lib.init_state(
+    state = step_lib.init_state(
         self.model,
         self.optimizer.tx,
         self.optimizer.trainable,
         key,
         *self._shapes,
     )
+    stored = self.optimizer.store(state.params)
+    return dataclasses.replace(state, params=stored)

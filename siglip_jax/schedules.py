@@ -1,4 +1,8 @@
-"""Learning-rate schedules: multipliers in [0, 1] over steps."""
+"""Learning-rate schedules: multipliers in [0, 1] over steps.
+
+A rule with a delay holds its parameters still for a while and then unlocks
+them: exactly 0 until the delay is over, and the warm-up begins there.
+"""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -71,6 +75,10 @@ def make(
     decay: str = "cosine",
     final: float = 0.0,
     timescale: int = 10_000,
+    delay_steps: int | None = None,
+    delay_examples: int | None = None,
+    delay_percent: float | None = None,
+    delay_epochs: float | None = None,
     warmup_steps: int | None = None,
     warmup_examples: int | None = None,
     warmup_percent: float | None = None,
@@ -80,7 +88,9 @@ def make(
     cooldown_percent: float | None = None,
     cooldown_epochs: float | None = None,
 ) -> Schedule:
-  """A schedule: linear warm-up, decay, and linear cooldown to zero.
+  """A schedule: perhaps a delay at 0, warm-up, decay, and cooldown to 0.
+
+  Warm-up and cooldown are linear.
 
   Args:
     total_steps: where the schedule ends.
@@ -89,6 +99,10 @@ def make(
     decay: "cosine", "linear", "rsqrt" or "none".
     final: the multiplier that cosine and linear end with.
     timescale: steps after which rsqrt has fallen to 1 / sqrt(2).
+    delay_steps: steps at 0 before the warm-up; or in another unit of `steps`.
+    delay_examples: see delay_steps.
+    delay_percent: see delay_steps.
+    delay_epochs: see delay_steps.
     warmup_steps: steps from 0 to 1; or in another unit of `steps`.
     warmup_examples: see warmup_steps.
     warmup_percent: see warmup_steps.
@@ -101,6 +115,15 @@ def make(
   Raises:
     UserError: an unknown decay, or durations that do not fit the run.
   """
+  delay = delayed(
+      total_steps,
+      batch_size,
+      num_examples,
+      delay_steps=delay_steps,
+      delay_examples=delay_examples,
+      delay_percent=delay_percent,
+      delay_epochs=delay_epochs,
+  )
   warmup = _optional(
       "warmup",
       dict(
@@ -129,15 +152,16 @@ def make(
     raise UserError(
         f"decay must be cosine, linear, rsqrt or none; got {decay!r}."
     )
-  if warmup + cooldown > total_steps:
+  if warmup + cooldown > total_steps - delay:
     raise UserError(
         f"Warm-up ({warmup} steps) and cooldown ({cooldown}) are longer than"
-        f" the run ({total_steps})."
+        f" what the delay ({delay}) leaves of the run ({total_steps})."
     )
 
   def schedule(step: ArrayLike) -> Float[Array, ""]:
-    step = jnp.asarray(step, jnp.float32)
-    progress = (step - warmup) / max(total_steps - warmup, 1)
+    # Before the delay is over, all that follows is clipped to its start.
+    step = jnp.asarray(step, jnp.float32) - delay
+    progress = (step - warmup) / max(total_steps - delay - warmup, 1)
     progress = jnp.clip(progress, 0.0, 1.0)
     if decay == "cosine":
       value = final + (1 - final) * (1 + jnp.cos(jnp.pi * progress)) / 2
@@ -149,12 +173,23 @@ def make(
     else:
       value = jnp.float32(1)
     if warmup:
-      value *= jnp.minimum(step / warmup, 1.0)
+      value *= jnp.clip(step / warmup, 0.0, 1.0)
     if cooldown:
-      value *= jnp.clip((total_steps - step) / cooldown, 0.0, 1.0)
-    return value
+      value *= jnp.clip((total_steps - delay - step) / cooldown, 0.0, 1.0)
+    return jnp.where(step < 0, 0.0, value) if delay else value
 
   return schedule
+
+
+def delayed(
+    total_steps: int,
+    batch_size: int,
+    num_examples: int | None = None,
+    **options,
+) -> int:
+  """The delay in steps of a schedule that `make` would make."""
+  given = {f"delay_{u}": options.get(f"delay_{u}") for u in _UNITS}
+  return _optional("delay", given, total_steps, batch_size, num_examples)
 
 
 def _optional(name: str, durations: Mapping[str, float | None], *run) -> int:

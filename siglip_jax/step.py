@@ -113,19 +113,35 @@ def make_train_step(
     mesh: jax.sharding.Mesh,
     microbatches: int,
     value_range: tuple[float, float],
+    image_shape: tuple[int, int, int],
     seed: int = 0,
 ) -> Callable[[TrainState, Mapping], tuple[TrainState, dict[str, Array]]]:
   """Returns step(state, batch) -> (state, metrics).
 
   A batch is `image` (uint8), `text` (int32) and `replaced` (int32: -1, or the
   example that could not be read in this place). `seed` is of what the loss
-  draws at random, anew in each step.
+  draws at random, anew in each step. Where the model is `embedded`, `image` is
+  embeddings of the pictures, L2-normalised, of any float type. Pictures of
+  `image_shape` come best as rows of bytes, (B, H*W*3): with their axes apart, a
+  TPU keeps a batch with the examples innermost, and has to copy all of it to
+  cut it into microbatches.
   """
 
   def encode_bytes(params, images):
+    images = images.reshape(-1, *image_shape)
     return model.encode_image(params, scale(images, value_range))
 
-  encode_image = microbatched(encode_bytes, mesh, microbatches)
+  def embedded(params, z):
+    del params
+    # Not normalised again: bfloat16 embeddings stay what a loss in bfloat16
+    # rounds them to.
+    return z.astype(jnp.float32)
+
+  encode_image = (
+      embedded
+      if model.embedded
+      else microbatched(encode_bytes, mesh, microbatches)
+  )
   encode_text = microbatched(model.encode_text, mesh, microbatches)
 
   def train_step(state, batch):

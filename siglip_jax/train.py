@@ -6,28 +6,39 @@ from collections.abc import Mapping
 import itertools
 import math
 from pathlib import Path
-import shutil
-import signal
 
 import jax
-from jax.experimental import multihost_utils
 import ml_collections
 import numpy as np
 
 from siglip_jax import checkpoint
 from siglip_jax import config as config_lib
 from siglip_jax import metrics as metrics_lib
+from siglip_jax import mismatch
 from siglip_jax import predict
 from siglip_jax import preprocessing
+from siglip_jax import profiling
 from siglip_jax import progress as progress_lib
+from siglip_jax import ready
 from siglip_jax import report
 from siglip_jax import sharding
+from siglip_jax import tower
+from siglip_jax import workdir as workdir_lib
 from siglip_jax.data import pipeline
+from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.data.sources import Source
 from siglip_jax.data.tokenizer import Tokenizer
+from siglip_jax.errors import DONE
+from siglip_jax.errors import TRY_AGAIN
 from siglip_jax.errors import UserError
 from siglip_jax.evals import EVALUATORS
+from siglip_jax.init import initial
+from siglip_jax.peers import Peers
+from siglip_jax.phases import Phases
+from siglip_jax.preemption import Preemption
 from siglip_jax.run import Run
+from siglip_jax.watchdog import Watchdog
 
 
 def train_and_evaluate(
@@ -44,30 +55,52 @@ def train_and_evaluate(
     eval_only: evaluate the newest checkpoint and stop.
 
   Returns:
-    The exit status: 0, also when SIGTERM ended the run after a checkpoint.
+    The exit status: DONE, or TRY_AGAIN when SIGTERM or a pre-emption ended the
+    run after a checkpoint.
 
   Raises:
     UserError: the config, the data or the workdir cannot be used.
+    TryAgain: another process is missing.
   """
   config_lib.validate(config)
-  workdir = _prepare(workdir)
+  phases, peers = Phases(), Peers()
+  limits = config_lib.process_options(config, "watchdog")
+  with Watchdog(phases, peers, **limits):
+    return _train_and_evaluate(config, workdir, eval_only, phases, peers)
+
+
+def _train_and_evaluate(
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    eval_only: bool,
+    phases: Phases,
+    peers: Peers,
+) -> int:
+  preemption = Preemption(peers)
+  workdir = workdir_lib.prepare(workdir, peers.index)
   source = config_lib.train_source(config)
   pp = preprocessing.make(config, source)
   evals = {
-      name: (section.every_steps, _make_eval(section))
+      name: (section.every_steps, _make_eval(section, config, source))
       for name, section in config.evals.items()
   }
 
   mesh = sharding.make_mesh(**config.mesh)
   run = Run(config, mesh, pp.value_range, len(source))
-  main_process = jax.process_index() == 0
-  checkpoints = checkpoint.Checkpoints(workdir, keep=config.ckpt.keep)
-  spec = _spec(config, pp.tokenizer)
-  state, start = _restore_or_init(run, checkpoints, spec, eval_only)
+  main_process = peers.index == 0
+  ready.check(run, source, workdir, peers)
+  checkpoints = checkpoint.Checkpoints(
+      workdir, keep=config.ckpt.keep, clean=not eval_only, peers=peers
+  )
+  spec = _spec(config, pp.tokenizer, source)
+  state, start, evaluated = _restore_or_init(run, checkpoints, spec, eval_only)
   if main_process:
     config_lib.write(config, workdir)
-    _keep_tokenizer(pp.tokenizer, workdir)
-    metrics_lib.rewind(workdir, start)
+    workdir_lib.keep_tokenizer(pp.tokenizer, workdir)
+    if isinstance(source, Embeddings):
+      tower.keep(source, workdir)
+    again = not evaluated or start == config.total_steps
+    metrics_lib.rewind(workdir, start, scores=eval_only or not again)
   writer = metrics_lib.MetricWriter(workdir, write=main_process)
   bar = progress_lib.Progress(
       total_steps=config.total_steps, start_step=start, show=main_process
@@ -91,15 +124,17 @@ def train_and_evaluate(
       writer.write(step, _score_metrics(results[name].scores))
 
   if eval_only:
-    with bar:
+    with bar, phases("eval", start):
       evaluate(start, evals)
     writer.close()
     checkpoints.close()
     _show(config, workdir, evals, results, main_process)
-    return 0
+    return DONE
 
   clock = metrics_lib.Throughput()
-  terminated = _catch_sigterm()
+  profiler = profiling.Profiler(
+      workdir, **config_lib.process_options(config, "profile")
+  )
   batches = _to_device(
       pipeline.train_iterator(
           source,
@@ -115,10 +150,13 @@ def train_and_evaluate(
       sharding.batch_sharding(mesh),
   )
   pending: tuple[int, dict] | None = None
-  last_good = start
+  first_look = start == 0 and mismatch.applies(config)
+  under_way: dict = {}
+  logged = last_good = start
 
   def log(pending) -> None:
     """Writes metrics of an earlier step, by now computed."""
+    nonlocal logged
     if pending is None:
       return
     step, values = pending
@@ -128,6 +166,9 @@ def train_and_evaluate(
     _check_replaced(values, step, config)
     if rate is not None:
       values["train/examples_per_second"] = rate
+    values |= metrics_lib.phase_shares(phases.take(), step - logged)
+    values |= metrics_lib.host_memory()
+    logged = step
     writer.write(step, values)
     bar.update(step, loss=values["train/loss"], examples_per_second=rate)
 
@@ -135,10 +176,12 @@ def train_and_evaluate(
   with bar:
     for step in range(start, config.total_steps + 1):
       last = step == config.total_steps
-      stop = _any_process(terminated)
+      stop = not last and preemption.reached(step)
+      # Where a run was stopped, evaluations are left to the next one.
       due = (
           []
-          if step == start and not last
+          if stop
+          or (step == start and evaluated and not last and not first_look)
           else [
               n for n, (every, _) in evals.items() if last or step % every == 0
           ]
@@ -147,74 +190,76 @@ def train_and_evaluate(
           last or stop or (step > start and step % config.ckpt.save_steps == 0)
       )
       if due or save:
-        log(pending)
+        with phases("step", step):
+          log(pending)
         pending = None
         with clock.pause():
-          evaluate(step, due)
+          if due:
+            with phases("eval", step):
+              evaluate(step, due)
           if save:
-            checkpoints.save(step, state, spec)
+            with phases("save", step):
+              done = not stop or step == 0
+              checkpoints.save(step, state, spec, evaluated=done)
             last_good = step
       if last or stop:
         break
-      batch = next(batches)
-      with jax.transfer_guard("disallow"):
-        state, values = run.train_step(state, batch)
-      log(pending)
+      profiler.before(step, state)
+      with phases("data", step):
+        batch = next(batches)
+      if first_look and step == 0:
+        with clock.pause():
+          mismatch.show(run.loss, state, batch, results, main_process)
+      with phases("step" if under_way else "first_step", step):
+        with jax.transfer_guard("disallow"):
+          state, values = run.train_step(state, batch)
+        # One step runs while the next is made ready, and no more: so a phase
+        # is no longer than a step, and a batch is not held for long.
+        jax.block_until_ready(under_way)
+        under_way = values
+        log(pending)
       pending = None
       if (step + 1) % config.log_steps == 0:
         # Of the step just made, and computed behind it on the device.
         pending = (step + 1, values | run.learning_rates(step))
-  checkpoints.close()
+  profiler.close(state)
+  with phases("save", step):
+    checkpoints.close()
   writer.close()
   if step < config.total_steps:
-    print(
-        f"Stopped by SIGTERM at step {step}, which is saved. The same command"
-        " goes on from there."
-    )
-    return 0
+    if main_process:
+      print(
+          f"Stopped by SIGTERM at step {step}, which is saved. The same command"
+          " goes on from there."
+      )
+    return TRY_AGAIN
   _show(config, workdir, evals, results, main_process)
-  return 0
+  return DONE
 
 
-def _prepare(workdir: str | Path) -> Path:
-  """The workdir, made and known to be writable."""
-  workdir = Path(workdir).expanduser()
-  probe = workdir / f".write_test_{jax.process_index()}"
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    probe.touch()
-    probe.unlink()
-  except OSError as e:
-    raise UserError(
-        f"The workdir must be a folder that can be written to: {workdir}"
-        f" ({e.strerror}). Give another --workdir."
-    ) from None
-  return workdir
-
-
-def _spec(config, tokenizer: Tokenizer) -> dict:
+def _spec(config, tokenizer: Tokenizer, source: Source) -> dict:
   """What the weights depend on."""
-  return {
+  spec = {
       "image": config.preprocess.image,
       "text": config.preprocess.text,
       "image_size": config.image_size,
       "text_len": config.text_len,
       "tokenizer_digest": tokenizer.digest,
   }
+  if isinstance(source, Embeddings):
+    spec["tower_digest"] = source.manifest["tower_digest"]
+  return spec
 
 
-def _keep_tokenizer(tokenizer: Tokenizer, workdir: Path) -> None:
-  """Copies the tokenizer beside the weights, in one move."""
-  part = workdir / "tokenizer.part"
-  shutil.copyfile(tokenizer.path, part)
-  part.replace(workdir / "tokenizer.model")
-
-
-def _make_eval(section):
+def _make_eval(section, config, source: Source):
   options = {
       k: v for k, v in section.items() if k not in ("type", "every_steps")
   }
-  return EVALUATORS[section.type](**options)
+  evaluator = EVALUATORS[section.type](**options)
+  if isinstance(source, Embeddings):
+    digest = source.manifest["tower_digest"]
+    preprocessing.check_evaluation(config, evaluator.source, digest)
+  return evaluator
 
 
 def _restore_or_init(run: Run, checkpoints, spec: Mapping, eval_only: bool):
@@ -222,15 +267,15 @@ def _restore_or_init(run: Run, checkpoints, spec: Mapping, eval_only: bool):
   if found is None:
     if eval_only:
       raise UserError("--eval_only needs a checkpoint; the workdir has none.")
-    return run.init(), 0
-  state, saved = found
+    return initial.begin(run, spec), 0, True
+  state, saved, evaluated = found
   for key, value in spec.items():
     if saved.get(key) != value:
       raise UserError(
           f"The checkpoint was trained with {key} = {saved.get(key)!r}, this"
           f" config has {value!r}. Restore the former, or use a new workdir."
       )
-  return state, int(state.step)
+  return state, int(state.step), evaluated
 
 
 def _to_device(batches: Iterator[Mapping], to, ahead: int = 2):
@@ -238,28 +283,16 @@ def _to_device(batches: Iterator[Mapping], to, ahead: int = 2):
   queue: collections.deque = collections.deque()
   for batch in itertools.chain(batches, [None] * ahead):
     if batch is not None:
+      image = batch["image"].reshape(len(batch["image"]), -1)
+      local = dict(batch, image=image)  # rows of bytes: see make_train_step
       queue.append(
           {
-              k: jax.make_array_from_process_local_data(to, batch[k])
+              k: jax.make_array_from_process_local_data(to, local[k])
               for k in ("image", "text", "replaced")
           }
       )
     if queue and (len(queue) > ahead or batch is None):
       yield queue.popleft()
-
-
-def _catch_sigterm() -> list[int]:
-  """A list that is no longer empty once SIGTERM has come."""
-  caught: list[int] = []
-  signal.signal(signal.SIGTERM, lambda signum, frame: caught.append(signum))
-  return caught
-
-
-def _any_process(terminated: list[int]) -> bool:
-  if jax.process_count() == 1:
-    return bool(terminated)
-  flags = multihost_utils.process_allgather(np.int32(bool(terminated)))
-  return bool(np.any(flags))
 
 
 def _check_finite(values, last_good: int, step: int, workdir, checkpoints):

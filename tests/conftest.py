@@ -5,6 +5,7 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import clouds
 import commands
 import fakes
 import jax
@@ -71,3 +72,24 @@ def slices():
   from siglip_jax import topology  # after the import hook
 
   return topology.get
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory) -> Path:
+  """A git checkout with the scripts of tpu/."""
+  return clouds.make_checkout(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture
+def empty_cloud(checkout, tmp_path) -> clouds.Cloud:
+  """No TPU slice yet."""
+  return clouds.make_cloud(checkout, tmp_path)
+
+
+@pytest.fixture
+def cloud(empty_cloud) -> clouds.Cloud:
+  """A TPU slice of two workers that is set up."""
+  empty_cloud.run("create")
+  empty_cloud.run("setup")
+  empty_cloud.calls(forget=True)
+  return empty_cloud

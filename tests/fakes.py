@@ -1,11 +1,14 @@
 """Small real things to test with."""
 
 import io
+import json
 from pathlib import Path
 import textwrap
 
 import numpy as np
 from PIL import Image
+
+from siglip_jax.peers import Peers
 
 COLORS = {
     "red": (220, 40, 40),
@@ -69,6 +72,22 @@ class PerfectEncoder:
     return self.encode_texts([source[i]["text"] for i in range(len(source))])
 
 
+class BoardPeers(Peers):
+  """Processes that are threads, and speak through a dict."""
+
+  def __init__(self, board: dict, index: int, count: int):
+    super().__init__()
+    self.index, self.count, self._board = index, count, board
+
+  def tell(self, topic, value):
+    self._board.setdefault(topic, {})[self.index] = json.loads(
+        json.dumps(value)
+    )
+
+  def hear(self, topic):
+    return dict(self._board.get(topic, {}))
+
+
 def tiny_config(folder: Path, tokenizer: Path) -> str:
   """Source of a config that trains in seconds on `captioned_folder`."""
   return textwrap.dedent(f"""
@@ -107,5 +126,9 @@ def tiny_config(folder: Path, tokenizer: Path) -> str:
             split="validation", text="text", classes=["train"], every_steps=5,
         ))
         c.ckpt = dict(save_steps=4, keep=2)
+        c.watchdog = dict(
+            peer_seconds=60.0, step_seconds=600.0, data_seconds=600.0
+        )
+        c.profile = dict(steps=())
         return c
   """)

@@ -13,6 +13,9 @@ from siglip_jax.errors import UserError
 from siglip_jax.run import Run
 
 CONFIGS = sorted(p.stem for p in Path("configs").glob("*.py"))
+LIT = ["b8_lit", "g14_lit", "l256_lit"]
+# Of folders that are not there: what a config says needs none.
+CACHED = "embeddings=nowhere,eval_embeddings=nowhere"
 
 
 def get(name, arg=None):
@@ -22,9 +25,11 @@ def get(name, arg=None):
   return module, module.get_config(arg).lock()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_config_is_valid_and_its_step_keeps_the_states_shape(name):
-  module, config = get(name)
+@pytest.mark.parametrize(
+    "name, arg", [(n, None) for n in CONFIGS] + [(n, CACHED) for n in LIT]
+)
+def test_config_is_valid_and_its_step_keeps_the_states_shape(name, arg):
+  module, config = get(name, arg)
   config_lib.validate(config)
   assert "row" in module.__doc__  # says which published row it follows
   run = Run(config, sharding.make_mesh(**config.mesh))
@@ -51,6 +56,16 @@ def test_lit_configs_hold_no_optimizer_memory_for_the_locked_tower():
   assert run.optimizer.frozen == {
       n for n in tree.flatten(run.state_shapes.params) if n.startswith("img/")
   }
+
+
+def test_on_embeddings_there_is_no_image_tower_and_the_rest_is_the_same():
+  online, cached = (get("l256_lit", arg)[1] for arg in (None, CACHED))
+  shapes = [Run(c, sharding.make_mesh()).state_shapes for c in (online, cached)]
+  online, cached = (tree.flatten(s.params) for s in shapes)
+  assert cached == {n: x for n, x in online.items() if n[:4] != "img/"}
+  assert len(cached) < len(online)
+  online, cached = (jax.tree.leaves(s.opt_state) for s in shapes)
+  assert online == cached
 
 
 def test_unknown_keys_are_errors_with_a_suggestion():

@@ -13,6 +13,7 @@ import pytest
 
 from siglip_jax import sharding
 from siglip_jax.errors import UserError
+from siglip_jax.models import attention_blocks as blocks
 from siglip_jax.models import dense
 from siglip_jax.models import fused_attention as lib
 from siglip_jax.models import layers
@@ -66,10 +67,36 @@ def inputs(batch, length, heads, head_dim, dtype):
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_equals_the_einsums(batch, length, heads, head_dim, dtype):
-  args = inputs(batch, length, heads, head_dim, dtype)
   fused = functools.partial(
       lib.fused_attention, num_heads=heads, interpret=True
   )
+  check_against_einsums(fused, batch, length, heads, head_dim, dtype)
+
+
+@pytest.mark.parametrize(
+    "batch, length, heads, head_dim, dtype",
+    [
+        (1, 40, 16, 72, "float32"),
+        (1, 24, 16, 120, "float32"),  # nearly every head across two registers
+        (2, 24, 5, 80, "float32"),  # a last register filled in part
+        (1, 264, 4, 88, "float32"),  # two chunks of queries
+        (1, 264, 4, 88, "bfloat16"),
+    ],
+)
+def test_a_head_at_a_time_equals_the_einsums(
+    monkeypatch, batch, length, heads, head_dim, dtype
+):
+  found = blocks.Blocks(size=1, lanes=128, buffers=2, pack=1, by_head=True)
+  monkeypatch.setattr(blocks, "choose", lambda *args, **options: found)
+  fused = functools.partial(
+      lib.fused_attention, num_heads=heads, interpret=True
+  )
+  check_against_einsums(fused, batch, length, heads, head_dim, dtype)
+
+
+def check_against_einsums(fused, batch, length, heads, head_dim, dtype):
+  """Values and gradients."""
+  args = inputs(batch, length, heads, head_dim, dtype)
   reference = functools.partial(einsums, num_heads=heads)
   found = values_and_gradients(fused, *args)
   exact = values_and_gradients(
@@ -88,7 +115,7 @@ def test_equals_the_einsums(batch, length, heads, head_dim, dtype):
 
 @pytest.mark.parametrize("length, pack", [(16, 8), (64, 2), (48, 2), (8, 1)])
 def test_short_sequences_share_a_map(length, pack):
-  assert lib._packed(16, length, "bfloat16") == pack
+  assert blocks.packed(16, length, "bfloat16") == pack
   qkv, d_out = inputs(16, length, 2, 64, "bfloat16")
   fused = functools.partial(lib.fused_attention, num_heads=2, interpret=True)
   found = values_and_gradients(fused, qkv, d_out)
@@ -173,19 +200,57 @@ def test_what_does_not_fit_is_said():
     lib.fused_attention(qkv, num_heads=16, interpret=True)
 
 
+@pytest.mark.parametrize("length", [196, 256, 576, 729, 1024])
+@pytest.mark.parametrize("head_dim", [32, 64, 72, 80, 88, 128])
+def test_any_head_size_finds_blocks_at_any_length(length, head_dim):
+  for heads in (3, 16):
+    for vmem in (16, 64, 128):
+      for backward in (False, True):
+        found = blocks.choose(
+            (6, length, heads * head_dim),
+            "bfloat16",
+            heads,
+            vmem,
+            backward=backward,
+        )
+        assert (
+            6 % found.size == 0
+            and heads * head_dim % found.lanes == 0
+            or (found.by_head)
+        )
+        rows_fit = vmem > 64 or head_dim % 32 == 0
+        assert not (found.by_head and rows_fit)
+
+
+def test_long_rows_of_odd_heads_go_a_head_at_a_time():
+  so400m = ((8, 729, 1152), "bfloat16", 16)
+  assert blocks.choose(*so400m, 16, backward=True).by_head
+  assert not blocks.choose(*so400m, 64, backward=True).by_head
+  with pytest.raises(UserError, match="heads of 144 needs"):
+    blocks.choose((8, 1024, 1296), "bfloat16", 9, 16, backward=True)
+
+
 def test_cost_counts_padding():
-  moved, flops = lib.cost(2, 196, 12, 64, jnp.bfloat16, backward=False)
+  moved, flops = blocks.cost(2, 196, 12, 64, jnp.bfloat16, backward=False)
   assert moved == 2 * 4 * 200 * 768 * 2
   assert flops == 2 * 12 * 2 * (2 * 200 * 128 * 256)
-  moved, flops = lib.cost(2, 196, 12, 64, jnp.bfloat16, backward=True)
+  moved, flops = blocks.cost(2, 196, 12, 64, jnp.bfloat16, backward=True)
   assert moved == 2 * 7 * 200 * 768 * 2
   assert flops == 2 * 12 * 2 * (5 * 200 * 128 * 256)
   # Eight captions of 16 tokens to a map; heads of 72 across two registers.
-  assert lib.cost(8, 16, 2, 64, jnp.bfloat16, backward=False)[1] == 8 * 128**3
+  assert (
+      blocks.cost(8, 16, 2, 64, jnp.bfloat16, backward=False)[1] == 8 * 128**3
+  )
   narrow, wide = (
-      lib.cost(1, 128, n, 72, jnp.bfloat16, backward=False)[1] for n in (1, 2)
+      blocks.cost(1, 128, n, 72, jnp.bfloat16, backward=False)[1]
+      for n in (1, 2)
   )
   assert wide == 3 * narrow
+  moved, flops = blocks.cost(
+      1, 128, 16, 72, jnp.bfloat16, backward=True, by_head=True
+  )
+  assert moved == (2 * 4 + 3) * 128 * 1152 * 2
+  assert flops == (8 + 2 * 8) * 5 * 2 * 128**3  # half the heads lie across two
 
 
 def tpu_mesh(slices, name, **axes):
@@ -242,6 +307,25 @@ def test_odd_shapes_compile(slices, topology, length, head_dim):
 
   def run(qkv):
     attention = functools.partial(lib.fused_attention, num_heads=2)
+    out, vjp = jax.vjp(attention, qkv)
+    return vjp(out)
+
+  jax.jit(sharding.on_mesh(mesh, run)).lower(x).compile()
+
+
+@pytest.mark.tpu_compile
+@pytest.mark.parametrize("length, head_dim", [(729, 72), (1024, 88)])
+def test_long_rows_of_odd_heads_compile(slices, length, head_dim):
+  mesh = tpu_mesh(slices, "v4:2x2x1")
+  x = jax.ShapeDtypeStruct(
+      (8, length, 3 * 16 * head_dim),
+      jnp.bfloat16,
+      sharding=NamedSharding(mesh, P(sharding.BATCH_AXES)),
+  )
+
+  def run(qkv):
+    assert lib.is_chosen("auto", qkv[..., : 16 * head_dim], 16)
+    attention = functools.partial(lib.fused_attention, num_heads=16)
     out, vjp = jax.vjp(attention, qkv)
     return vjp(out)
 

@@ -1,71 +1,254 @@
-"""load(workdir): every kind of picture and text, and what is refused."""
+"""Weights of every origin, and what does not belong together."""
+
+import dataclasses
+from pathlib import Path
+import pickle
+import shutil
 
 import fakes
-import jax
 import numpy as np
-from PIL import Image
 import pytest
 
 import siglip_jax
+from siglip_jax.convert import big_vision
+from siglip_jax.convert import layouts
+from siglip_jax.data import tokenizer
 from siglip_jax.errors import UserError
+from siglip_jax.models import zoo
+
+DATA = Path(__file__).parent / "data"
+NPZ = DATA / "big_vision_tiny.npz"
+FOLDER = DATA / "hf_siglip_tiny"
+
+
+@pytest.fixture
+def tiny(monkeypatch, fake_tokenizer):
+  """A released model of the sizes of big_vision_tiny.npz."""
+  rows = tokenizer.Tokenizer(fake_tokenizer).vocab_size
+  recipe = zoo.Recipe(
+      image="decode|resize(32)|value_range(-1, 1)",
+      text="lower|tokenize(max_len=16, model='tiny_kind')",
+      weights="gs://somewhere/tiny.npz",
+      tokenizer="gs://somewhere/tiny.model",
+  )
+  variant = zoo.Variant(
+      name="tiny-b8-32",
+      model=dict(
+          image=dict(
+              variant="mu/8", width=64, depth=2, mlp_dim=160, num_heads=4
+          ),
+          text=dict(
+              width=64, depth=3, mlp_dim=128, num_heads=2, vocab_size=256
+          ),
+          out_dim=(None, 64),
+      ),
+      image_size=32,
+      text_len=16,
+      tokenizer="tiny_kind",
+      big_vision=recipe,
+      transformers=recipe,
+  )
+  assert rows != 256
+  monkeypatch.setitem(zoo._VARIANTS, variant.name, variant)
+  return variant
 
 
 @pytest.fixture(scope="module")
-def model(trained):
-  return siglip_jax.load(trained)
-
-
-@pytest.fixture(scope="module")
-def red(tmp_path_factory):
-  path = tmp_path_factory.mktemp("pictures") / "red.png"
-  path.write_bytes(fakes.png((220, 40, 40)))
+def fake_tokenizer(tmp_path_factory):
+  path = tmp_path_factory.mktemp("tokenizer") / "a.model"
+  many = [chr(c) * 3 for c in range(0x4E00, 0x4E50)]
+  tokenizer.train([*many, "some words"], path, vocab_size=350)
   return path
 
 
-def test_a_picture_is_the_same_in_every_form(model, red):
-  pixels = np.full((16, 16, 3), (220, 40, 40), np.uint8)
-  z = model.encode_image([red, str(red), Image.open(red), pixels])
-  assert z.shape == (4, 32)
-  np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, atol=1e-5)
-  np.testing.assert_allclose(z[1:], z[:1].repeat(3, 0), atol=1e-6)
-  ready = pixels[None].astype(np.float32) / 127.5 - 1
-  np.testing.assert_allclose(model.encode_image(ready), z[:1], atol=1e-5)
-
-
-def test_texts_are_strings_or_ids(model):
-  texts = ["A Red picture", "blue"]
-  z = model.encode_text(texts)
-  text = siglip_jax.inference.Preprocess(model.spec["text"])
-  rng = np.random.default_rng(0)
-  ids = np.stack([text({"text": t}, rng)["text"] for t in texts])
-  np.testing.assert_allclose(model.encode_text(ids), z, atol=1e-6)
-  np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, atol=1e-5)
-
-
-def test_each_pair_is_its_own_sigmoid(model, red):
-  labels = ["red", "blue", "green"]
-  got = model.classify([red], labels)
-  cosine = model.encode_image([red]) @ model.encode_text(labels).T
-  t, b = (jax.device_get(model.params[k]) for k in "tb")
+def check_big_vision(model):
+  e = np.load(DATA / "big_vision_tiny_expected.npz")
+  zimg, ztxt = model.encode_image(e["image"]), model.encode_text(e["text"])
+  np.testing.assert_allclose(zimg, e["zimg"], atol=1e-5)
+  np.testing.assert_allclose(ztxt, e["ztxt"], atol=1e-5)
   np.testing.assert_allclose(
-      got, 1 / (1 + np.exp(-(np.exp(t) * cosine + b))), rtol=1e-5
+      model.probabilities(zimg, ztxt), 1 / (1 + np.exp(-e["logits"])), atol=1e-5
   )
 
 
+def test_a_name_with_weights_is_big_visions_model(tiny):
+  check_big_vision(siglip_jax.load(tiny.name, weights=NPZ))
+
+
+def test_an_npz_is_the_released_model_of_its_sizes(tiny, caplog):
+  model = siglip_jax.load(NPZ)
+  assert "taken as tiny-b8-32, by its sizes" in caplog.text
+  check_big_vision(model)
+  assert model.spec["text"] == tiny.big_vision.text
+
+
+def test_scanned_weights_and_a_variant_of_ones_own(tiny, tmp_path):
+  scanned = layouts.scanned(big_vision.read(NPZ))
+  big_vision.write(tmp_path / "scanned.npz", scanned)
+  own = dataclasses.replace(tiny, name="mine")
+  check_big_vision(siglip_jax.load(tmp_path / "scanned.npz", variant=own))
+
+
+def test_a_transformers_folder():
+  model = siglip_jax.load(FOLDER)
+  e = np.load(FOLDER / "expected.npz")
+  zimg = model.encode_image(e["image"].astype(np.float32))
+  ztxt = model.encode_text(e["text"])
+  np.testing.assert_allclose(zimg, e["zimg"], atol=1e-5)
+  np.testing.assert_allclose(ztxt, e["ztxt"], atol=1e-5)
+  expected = 1 / (1 + np.exp(-e["logits"]))
+  np.testing.assert_allclose(
+      model.probabilities(zimg, ztxt), expected, atol=1e-5
+  )
+
+
+def test_bfloat16_is_near(tiny):
+  pictures = [np.full((5, 7, 3), 90, np.uint8)]
+  full, half = (
+      siglip_jax.load(tiny.name, weights=NPZ, dtype=d).encode_image(pictures)
+      for d in (None, "bfloat16")
+  )
+  assert 0 < np.abs(full - half).max() < 0.05 and half.dtype == np.float32
+
+
+def test_every_released_model_is_told_apart_by_its_sizes():
+  """Or an .npz could be taken for another one, and its texts misread."""
+  sizes = [
+      (
+          v.model["image"]["variant"],
+          v.model["text"]["variant"],
+          v.model["text"]["vocab_size"],
+          v.image_size,
+          v.text_len,
+      )
+      for v in map(zoo.get, zoo.names())
+  ]
+  assert len(set(sizes)) == len(sizes) >= 25
+
+
+def cut(path, source=NPZ, share=0.5):
+  data = source.read_bytes()
+  path.write_bytes(data[: int(len(data) * share)])
+  return path
+
+
+def flipped(path):
+  """A byte in the middle of an array is another one: zip's CRC must tell."""
+  data = bytearray(NPZ.read_bytes())
+  data[len(data) // 2] ^= 0xFF
+  path.write_bytes(data)
+  return path
+
+
+def pickled(path):
+  path.write_bytes(pickle.dumps({"params": 1}))
+  return path
+
+
+def pickles_inside(path):
+  np.savez(path, img=np.array([{"a": 1}], dtype=object))
+  return path
+
+
+MISTAKES = [
+    (lambda p, t: ("nowhere",), {}, "no nowhere: expected a workdir"),
+    (lambda p, t: ("siglip-b16-25",), {}, "as 'siglip-b16-256'"),
+    (lambda p, t: ("siglip-b16-256",), {}, r"needs weights=PATH: gs://.*npz"),
+    (lambda p, t: (p / "gone.npz",), {}, "no .*gone.npz: expected"),
+    (lambda p, t: (cut(p / "cut.npz"),), {}, "damaged or incomplete"),
+    (lambda p, t: (flipped(p / "flip.npz"),), {}, "damaged or incomplete"),
+    (lambda p, t: (pickled(p / "p.npz"),), {}, "is a Python pickle"),
+    (lambda p, t: (pickles_inside(p / "o.npz"),), {}, "no plain array"),
+    (lambda p, t: (NPZ,), {"weights": NPZ}, "weights= goes with the name"),
+    (lambda p, t: (FOLDER,), {"variant": "tiny-b8-32"}, "needs no variant"),
+    (lambda p, t: (NPZ,), {"variant": "siglip-b16-256"}, "weights are tiny-b8"),
+    (lambda p, t: (NPZ,), {"variant": "nonesuch"}, "no released model 'nones"),
+    (
+        lambda p, t: ("siglip-b16-256",),
+        {"weights": NPZ},
+        "are tiny-b8-32's, not siglip-b16-256's",
+    ),
+    (
+        lambda p, t: ("tiny-b8-32",),
+        {"weights": FOLDER},
+        "not tiny-b8-32's, nor any released model's",
+    ),
+    (lambda p, t: ("tiny-b8-32",), {"weights": "gone"}, "There is no gone"),
+    (
+        lambda p, t: ("tiny-b8-32",),
+        {"weights": NPZ, "tokenizer": "gone.model"},
+        "no tokenizer gone.model.*gs://somewhere/tiny.model",
+    ),
+    (
+        lambda p, t: ("tiny-b8-32",),
+        {"weights": NPZ, "tokenizer": NPZ},
+        "no SentencePiece model",
+    ),
+    (lambda p, t: (NPZ,), {"batch_size": 0}, "batch_size must be a positive"),
+    (lambda p, t: (NPZ,), {"dtype": "int8"}, "dtype must be one of float32"),
+]
+
+
+@pytest.mark.parametrize("path, options, match", MISTAKES)
+def test_mistakes_are_named(tiny, tmp_path, path, options, match):
+  with pytest.raises(UserError, match=match):
+    siglip_jax.load(*path(tmp_path, tiny), **options)
+
+
+def test_texts_without_a_tokenizer_say_where_it_is(tiny):
+  model = siglip_jax.load(tiny.name, weights=NPZ)
+  model.encode_image([np.zeros((5, 7, 3), np.uint8)])  # needs none
+  with pytest.raises(UserError, match="tokenizer=PATH .*gs://somewhere/tiny"):
+    model.encode_text(["a"])
+  with pytest.raises(UserError, match="holds no tokenizer"):
+    siglip_jax.load(FOLDER).classify([np.zeros((5, 7, 3), "u1")], ["a"])
+
+
+def test_another_models_tokenizer_is_refused(tiny, fake_tokenizer):
+  pieces = tokenizer.Tokenizer(fake_tokenizer).vocab_size
+  with pytest.raises(UserError, match=f"of 200 pieces; .*a.model has {pieces}"):
+    siglip_jax.load(FOLDER, tokenizer=fake_tokenizer)
+  text = dict(tiny.model["text"], vocab_size=pieces + 1)
+  other = dataclasses.replace(tiny, model=dict(tiny.model, text=text))
+  params = big_vision.read(NPZ)
+  rows = np.zeros((pieces + 1, 64), np.float32)
+  params["txt"]["Embed_0"]["embedding"] = rows
+  path = fake_tokenizer.parent / "larger.npz"
+  big_vision.write(path, params)
+  with pytest.raises(UserError, match=f"of {pieces + 1} pieces"):
+    siglip_jax.load(path, variant=other, tokenizer=fake_tokenizer)
+
+
 @pytest.mark.parametrize(
-    "call, match",
+    "arguments, match",
     [
-        (lambda m: m.encode_image([]), "at least one picture"),
-        (lambda m: m.encode_image(["gone.png"]), "no picture gone.png"),
-        (lambda m: m.encode_image([np.zeros((4, 4))]), "must be uint8"),
-        (
-            lambda m: m.encode_image(np.zeros((1, 9, 9, 3), np.float32)),
-            r"\(B, 16, 16, 3\); got \(1, 9, 9, 3\)",
-        ),
-        (lambda m: m.encode_text("red"), "takes a list"),
-        (lambda m: m.encode_text([]), "at least one string"),
+        ("--model=NPZ", "sizes of no released model"),
+        ("--model=CUT", "cut.npz is damaged or incomplete"),
+        ("--model=PICKLE", "pickle.npz is a Python pickle"),
+        ("--model=siglip-b16-256", "siglip-b16-256 needs weights=PATH"),
+        ("--model=siglip-b16-256 --weights=NPZ", "not siglip-b16-256's"),
+        ("--model=siglip-b16-256 --weights=GONE", "expected big_vision's .npz"),
+        ("--model=FOLDER", "holds no tokenizer"),
+        ("--model=TRUNCATED", "model.safetensors is damaged or incomplete"),
     ],
 )
-def test_mistakes_are_named(model, call, match):
-  with pytest.raises(UserError, match=match):
-    call(model)
+def test_the_command_line_says_it_in_one_line(
+    command, tmp_path, arguments, match
+):
+  picture = tmp_path / "a.png"
+  picture.write_bytes(fakes.png((1, 2, 3)))
+  folder = shutil.copytree(FOLDER, tmp_path / "folder")
+  cut(folder / "model.safetensors", FOLDER / "model.safetensors", 0.9)
+  for name, path in {
+      "NPZ": NPZ,
+      "CUT": cut(tmp_path / "cut.npz"),
+      "PICKLE": pickled(tmp_path / "pickle.npz"),
+      "GONE": tmp_path / "gone",
+      "FOLDER": FOLDER,
+      "TRUNCATED": folder,
+  }.items():
+    arguments = arguments.replace(name, str(path))
+  said = command.refuse(
+      "siglip_jax.classify", picture, "--labels=a", *arguments.split()
+  )
+  assert match in said

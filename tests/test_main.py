@@ -53,6 +53,7 @@ def wrong(place):
         ("--workdir=WRONG/file", "workdir must be a folder .*File exists"),
         ("--workdir=WRONG/file/run", "workdir must .*Not a directory"),
         ("--workdir=/proc/run", "workdir must .*No such file"),
+        ("--workdir=gs://bucket/run", "folder of the file system; got gs://"),
         # Overrides.
         ("--config.batchsize=8", "no 'batchsize'.*Did you mean 'batch_size'"),
         ("--config.optim.lrr=1", "no 'lrr'.*Did you mean 'lr'"),

@@ -63,6 +63,32 @@ def test_crash_while_rewinding_leaves_the_old_file(tmp_path, monkeypatch):
   assert len(metrics.read(tmp_path)) == 2
 
 
+def test_rewind_drops_scores_that_are_made_again(tmp_path):
+  writer = metrics.MetricWriter(tmp_path, write=True)
+  for step in (10, 20):
+    writer.write(step, {"train/loss": 1.0})
+    writer.write(step, {"zeroshot/a/top1": 0.5})
+  writer.close()
+  assert metrics.rewind(tmp_path, 20) == 0
+  assert metrics.rewind(tmp_path, 20, scores=False) == 1
+  assert [len(x) for x in metrics.read(tmp_path)] == [2, 2, 2]
+  assert "zeroshot/a/top1" in metrics.read(tmp_path)[1]
+  assert "train/loss" in metrics.read(tmp_path)[2]
+
+
+def test_shares_of_phases_are_those_of_the_steps():
+  seconds = {"data": 3.0, "step": 8.0, "first_step": 1.0, "eval": 50.0}
+  assert metrics.phase_shares(seconds, 4) == {
+      "train/step_seconds": 3.0,
+      "data/wait_share": 0.25,
+  }
+  assert metrics.phase_shares({"save": 7.0}, 4)["ckpt/save_seconds"] == 7.0
+  memory = metrics.host_memory()
+  assert (
+      memory["host/memory_bytes"] > 1e7 and 0 < memory["host/memory_used"] < 1
+  )
+
+
 def test_nothing_to_read_or_rewind(tmp_path):
   assert metrics.read(tmp_path) == []
   assert metrics.rewind(tmp_path, 5) == 0

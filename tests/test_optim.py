@@ -7,7 +7,6 @@ import optax
 import pytest
 
 from siglip_jax import optim
-from siglip_jax import schedules
 from siglip_jax.errors import UserError
 
 RUN = dict(total_steps=100, batch_size=8)
@@ -33,10 +32,6 @@ def step(optimizer, params, grads, state=None):
 
 def moved(before, after):
   return jax.tree.map(lambda a, b: np.asarray(b - a), before, after)
-
-
-def schedule(**kwargs):
-  return schedules.make(**(RUN | kwargs))
 
 
 def test_adam_is_the_numpy_loop():
@@ -125,6 +120,53 @@ def test_every_optimizer_lowers_a_quadratic(name):
     params, state = step(optimizer, params, jax.grad(loss)(params), state)
   assert loss(params) < 0.95 * first
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
+
+
+def test_until_a_delay_is_over_not_a_bit_changes_whatever_the_gradient():
+  rules = [("img/.*", dict(decay="none", delay_steps=2, warmup_steps=2))]
+  optimizer = make(lr=0.5, wd=0.1, schedule=[*rules, *CONSTANT])
+  params = PARAMS | {"img": {"kernel": jnp.float32([[0.0, -0.0], [1.0, -2.0]])}}
+  grads = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
+  grads |= {k: ONES[k] for k in ("txt", "b")}
+  start, state = np.asarray(params["img"]["kernel"]), None
+  for _ in range(3):  # of the warm-up, the first multiplier is 0, too
+    params, state = step(optimizer, params, grads, state)
+    now = np.asarray(params["img"]["kernel"])
+    assert now.tobytes() == start.tobytes()
+    assert np.isfinite(params["txt"]["kernel"]).all()  # clipped by its norm
+    if int(state[0].count) == 2:
+      grads = jax.tree.map(lambda x: -jnp.ones_like(x), params)
+  params, _ = step(optimizer, params, grads, state)
+  assert np.all(np.asarray(params["img"]["kernel"]) != start)
+
+
+def test_a_gradient_held_back_takes_no_part_in_clipping():
+  rules = [("img/.*", dict(decay="none", delay_steps=1)), *CONSTANT]
+  sgd = dict(name="sgd", lr=1.0, clip_norm=0.5, options=dict(momentum=0.0))
+  after, _ = step(make(**sgd, schedule=rules), PARAMS, ONES)
+  delta = moved(PARAMS, after)
+  # Nine ones of the text tower and the bias have norm 3.
+  np.testing.assert_allclose(delta["b"], -1 / 6, rtol=1e-5)
+  np.testing.assert_array_equal(delta["img"]["kernel"], 0.0)
+
+
+def test_pretrained_weights_need_not_decay():
+  zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+  wd_mults = (("img/.*", 0.0), (".*/kernel", 1.0), (".*", 0.0))
+  after, _ = step(make(wd=0.1, wd_mults=wd_mults), PARAMS, zeros)
+  np.testing.assert_array_equal(after["img"]["kernel"], PARAMS["img"]["kernel"])
+  np.testing.assert_allclose(
+      after["txt"]["kernel"], 0.9 * PARAMS["txt"]["kernel"], rtol=1e-6
+  )
+
+
+def test_frozen_parameters_are_stored_as_asked():
+  rules = [("img/.*", None), *CONSTANT]
+  stored = make(schedule=rules, frozen_dtype="bfloat16").store(PARAMS)
+  assert stored["img"]["kernel"].dtype == jnp.bfloat16
+  assert stored["txt"]["kernel"].dtype == jnp.float32
+  with pytest.raises(UserError, match="frozen_dtype must be .*got 'float8'"):
+    make(schedule=rules, frozen_dtype="float8")
 
 
 def test_frozen_parameters_take_no_optimizer_memory():
@@ -246,71 +288,6 @@ def test_a_saved_state_resumes_the_schedule():
   two, _ = step(fresh, params, ONES, saved)
   jax.tree.map(np.testing.assert_array_equal, one, two)
   assert float(moved(params, one)["b"][0]) < 0
-
-
-def test_cosine_at_its_landmarks():
-  f = schedule(warmup_steps=20, final=0.1)
-  early = 0.1 + 0.9 * (1 + np.cos(np.pi / 4)) / 2
-  for at, value in [(0, 0), (20, 1), (40, early), (60, 0.55), (100, 0.1)]:
-    np.testing.assert_allclose(f(at), value, atol=1e-6)
-
-
-def test_linear_at_its_landmarks():
-  f = schedule(decay="linear", warmup_percent=0.2, final=0.5)
-  for at, value in [(0, 0), (20, 1), (60, 0.75), (100, 0.5), (120, 0.5)]:
-    np.testing.assert_allclose(f(at), value, atol=1e-6)
-
-
-def test_rsqrt_falls_after_warmup_and_cools_down():
-  f = schedule(decay="rsqrt", timescale=16, warmup_steps=4, cooldown_steps=20)
-  for at, value in [
-      (0, 0),
-      (2, 0.5),
-      (4, 1),
-      (20, np.sqrt(16 / 32)),
-      (80, np.sqrt(16 / 92)),
-      (90, 0.5 * np.sqrt(16 / 102)),
-      (100, 0),
-  ]:
-    np.testing.assert_allclose(f(at), value, atol=1e-6)
-
-
-@pytest.mark.parametrize("decay", ["cosine", "linear", "rsqrt", "none"])
-def test_multipliers_stay_between_zero_and_one(decay):
-  f = schedule(decay=decay, warmup_steps=7, cooldown_steps=11, timescale=10)
-  values = jax.vmap(f)(jnp.arange(130))
-  assert values.min() >= 0 and values.max() <= 1
-  assert values[100] == 0
-
-
-@pytest.mark.parametrize(
-    "given, expected",
-    [
-        (dict(x_steps=30), 30),
-        (dict(x_steps=30, x_percent=None), 30),
-        (dict(x_examples=240), 30),
-        (dict(x_percent=0.3), 30),
-        (dict(x_epochs=1.5), 30),
-    ],
-)
-def test_durations_in_every_unit(given, expected):
-  assert schedules.steps("x", given, 100, 8, num_examples=160) == expected
-
-
-@pytest.mark.parametrize(
-    "given, message",
-    [
-        (dict(), "x must be given once.*x_epochs; got none"),
-        (dict(x_steps=1, x_percent=0.1), "got x_steps and x_percent"),
-        (dict(x_percent=10), r"x_percent must be in \[0, 1\]; got 10"),
-        (dict(x_steps=-1), "x_steps must be at least 0; got -1"),
-        (dict(x_steps=float("nan")), "got nan"),
-        (dict(x_epochs=1), "needs the number of examples.*x_steps"),
-    ],
-)
-def test_wrong_durations_are_named(given, message):
-  with pytest.raises(UserError, match=message):
-    schedules.steps("x", given, 100, 8)
 
 
 @pytest.mark.parametrize(

@@ -88,3 +88,39 @@ def test_batches_are_counted_for_the_progress_bar(text, source):
   found.encode_source(source)
   found.encode_texts(TEXTS)
   assert seen == [[3, 3], [3, 3]]
+
+
+def test_batches_of_any_size_compile_a_few_programs(
+    text, source, alone, monkeypatch
+):
+  traced = []
+  encode = TwoTowers.encode_image
+  monkeypatch.setattr(
+      TwoTowers,
+      "encode_image",
+      lambda model, params, x: (
+          traced.append(len(x)),
+          encode(model, params, x),
+      )[1],
+  )
+  one = encoder(text, 1, 4)
+  rng = np.random.default_rng(0)
+  pictures = [one._image(source[i], rng)["image"] for i in range(13)]
+  for count in (1, 2, 3, 4, 5, 7, 8, 13):
+    z = one.encode_images(pictures[:count])
+    np.testing.assert_allclose(z, alone[0][:count], atol=2e-6)
+  assert traced == [1, 2, 4]
+
+
+def test_batch_sizes_divide_over_the_devices():
+  assert predict.batch_sizes(64, 1) == [1, 2, 4, 8, 16, 32, 64]
+  assert predict.batch_sizes(30, 8) == [8, 16, 32]
+  assert predict.batch_sizes(3, 8) == [8]
+  assert predict.batch_sizes(5, 1) == [1, 2, 3, 5]
+
+
+def test_part_of_the_devices_is_enough(text, alone):
+  """A mesh need not hold all that there are."""
+  zimg, ztxt = alone
+  some = encoder(text, 3, 6)
+  np.testing.assert_allclose(some.encode_texts(TEXTS), ztxt, atol=2e-6)

@@ -79,7 +79,10 @@ def test_what_is_no_list_of_operations_says_what_is(spec):
         ("decode|flip_rl", "'flip_rl'; did you mean flip_lr"),
         ("decode|qqq", "'qqq'; known: .*value_range"),
         ("__import__('os')", "Unknown preprocessing operation '__import__'"),
-        ("resize", r"expected resize\(size, method='bilinear'\)"),
+        (
+            "resize",
+            r"expected resize\(size, method='bilinear', \*, antialias=True\)",
+        ),
         ("resize(1, 2, 3)", r"expected resize\(size"),
         ("flip_lr(p=1)", r"expected flip_lr\(\)"),
         ("value_range(1)", r"expected value_range\(low, high\)"),

@@ -60,6 +60,29 @@ def test_what_does_not_fit_is_named(config, changes, match):
     make(config, **changes)
 
 
+@pytest.mark.parametrize(
+    "spec, part",
+    [
+        (
+            'decode|resize((8, 9), method="area")|value_range(-1, 1)|keep("a")',
+            "decode()|resize((8, 9), method='area')|value_range(-1, 1)",
+        ),
+        (
+            'tokenize(8, "t")|copy("a|b", "c")|value_range(0, 1)|lower',
+            "copy('a|b', 'c')|value_range(0, 1)",
+        ),
+    ],
+)
+def test_the_part_of_a_string_that_makes_pictures(spec, part):
+  assert preprocessing.picture_part(spec) == part
+  assert preprocessing.picture_part(part) == part
+
+
+def test_pictures_without_a_range_have_no_such_part():
+  with pytest.raises(UserError, match="must end in value_range"):
+    preprocessing.picture_part('lower|keep("text")')
+
+
 def test_the_vocabulary_holds_the_tokenizer(config):
   model = config["model"]
   small = model | {"text": model["text"] | {"vocab_size": 100}}

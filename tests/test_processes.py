@@ -1,7 +1,11 @@
-"""Two processes of four devices give the losses of one process of eight."""
+"""Two processes of four devices give the losses of one process of eight.
+
+And they share the work of embedding a data set.
+"""
 
 import os
 from pathlib import Path
+import runpy
 import socket
 import subprocess
 import sys
@@ -11,9 +15,13 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
+import pytest
 
+import siglip_jax
 from siglip_jax import losses
 from siglip_jax import sharding
+from siglip_jax.data import folders
+from siglip_jax.data.embeddings import Embeddings
 
 
 def values_and_gradients(mesh):
@@ -45,7 +53,23 @@ def values_and_gradients(mesh):
   return found
 
 
-def main(index: str, port: str, out: str) -> None:
+def embed(place, workdir, out) -> list[str]:
+  """Embeds the pictures of a place; the shards this process wrote."""
+  from siglip_jax import embedder
+  from siglip_jax.data import embeddings
+
+  written, write = [], embeddings.write_shard
+  embeddings.write_shard = lambda path, records: (
+      written.append(path.name),
+      write(path, records),
+  )
+  names = runpy.run_path(f"{place}/tiny.py")
+  options = embedder.Options(model=workdir, shard_size=10)
+  embedder.embed(names["get_config"](), out, options)
+  return written
+
+
+def main(index: str, port: str, out: str, *place: str) -> None:
   """One of the two processes."""
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", 4)
@@ -54,17 +78,23 @@ def main(index: str, port: str, out: str) -> None:
   found = values_and_gradients(sharding.make_mesh(data=4, fsdp=2))
   if index == "0":
     np.savez(out, **found)
+  written = embed(*place)
+  Path(f"{out}.{index}").write_text(" ".join(written))
 
 
-def test_two_processes_of_four_devices_equal_one_of_eight(tmp_path):
+@pytest.fixture(scope="module")
+def both(tmp_path_factory, place, trained):
+  """What the two wrote."""
+  tmp_path = tmp_path_factory.mktemp("both")
   with socket.socket() as s:
     s.bind(("localhost", 0))
     port = str(s.getsockname()[1])
   out = tmp_path / "found.npz"
+  embedded = [str(p) for p in (place, trained, tmp_path / "embedded")]
   command = [sys.executable, __file__]
   running = [
       subprocess.Popen(
-          [*command, str(i), port, str(out)],
+          [*command, str(i), port, str(out), *embedded],
           cwd=Path.cwd(),
           env={**os.environ, "PYTHONPATH": str(Path.cwd())},
           stderr=subprocess.PIPE,
@@ -74,14 +104,29 @@ def test_two_processes_of_four_devices_equal_one_of_eight(tmp_path):
   ]
   errors = [p.communicate(timeout=240)[1] for p in running]
   assert [p.returncode for p in running] == [0, 0], errors
+  return tmp_path
+
+
+def test_two_processes_of_four_devices_equal_one_of_eight(both):
   wanted = values_and_gradients(sharding.make_mesh(data=4, fsdp=2))
-  with np.load(out) as found:
+  with np.load(both / "found.npz") as found:
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
       # The order of float32 sums over devices may differ, nothing else.
       np.testing.assert_allclose(
           found[name], value, rtol=1e-6, atol=1e-7, err_msg=name
       )
+
+
+def test_two_processes_embed_each_its_own_shards(both, place, trained):
+  shards = sorted(p.name for p in both.glob("embedded/*.array_record"))
+  written = [(both / f"found.npz.{i}").read_text().split() for i in (0, 1)]
+  assert written == [shards[0::2], shards[1::2]] and len(shards) == 5
+  found = Embeddings(both / "embedded")
+  pictures = folders.folder_source(place / "pictures", "train")
+  names = [pictures.key(i) for i in range(len(pictures))]
+  expected = siglip_jax.load(trained).encode_image(names)
+  np.testing.assert_allclose(found.every(), expected, atol=1e-6)
 
 
 if __name__ == "__main__":

@@ -81,3 +81,28 @@ def test_final_table_keeps_whole_names_and_brackets():
   for part in ("[bold]", "15.0%", "10.7% to 20.6%", "5.00%", "3.0", "200"):
     assert part in text
   assert "…" not in text
+
+
+def test_the_pace_of_a_job_counts_from_its_first_update(monkeypatch):
+  out, now = io.StringIO(), [0.0]
+  monkeypatch.setattr("time.monotonic", lambda: now[0])
+  console = rich_console.Console(file=out, width=80)
+  with progress.Pace("examples", total=8000, console=console) as pace:
+    for done, at, note in (
+        (100, 60.0, "first"),  # a minute of compiling
+        (300, 61.0, None),
+        (600, 62.0, "second"),
+        (8000, 90.0, "last"),
+    ):
+      now[0] = at
+      pace.update(done, note)
+  assert out.getvalue().splitlines() == [
+      "first: 100/8000 examples",
+      "second: 600/8000 examples, 250/s, 0:30 left",
+      "last: 8000/8000 examples, 263/s, 0:00 left",
+  ]
+  hidden = io.StringIO()
+  console = rich_console.Console(file=hidden)
+  with progress.Pace("x", total=1, show=False, console=console) as pace:
+    pace.update(1, "note")
+  assert not hidden.getvalue()

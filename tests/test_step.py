@@ -1,11 +1,17 @@
 """The train step: microbatches, devices, frozen towers."""
 
+import re
+
 import jax
+from jax.extend import core
 import ml_collections
+from ml_dtypes import bfloat16
 import numpy as np
 import pytest
 
+from siglip_jax import estimate
 from siglip_jax import sharding
+from siglip_jax import step
 from siglip_jax import tree
 from siglip_jax.errors import UserError
 from siglip_jax.run import Run
@@ -45,11 +51,23 @@ def batches(steps=3, n=32):
   ]
 
 
-def train(c, devices=8, steps=3):
+def locking(**img):
+  """Adam that locks the image tower, or trains it by this schedule."""
+  return dict(
+      lr=1e-2,
+      clip_norm=0.1,
+      schedule=[("img/.*", img or None), (".*", dict(decay="none"))],
+  )
+
+
+def train(c, devices=8, steps=3, data=None, rows=False):
+  """Some steps; `rows` gives pictures as `main` does, as rows of bytes."""
   run = Run(c, sharding.make_mesh(**c.mesh, devices=jax.devices()[:devices]))
   state, losses = run.init(), []
   first = jax.device_get(state.params)
-  for batch in batches(steps):
+  for batch in data or batches(steps):
+    if rows:
+      batch["image"] = batch["image"].reshape(len(batch["image"]), -1)
     batch = jax.device_put(batch, sharding.batch_sharding(run.mesh))
     state, metrics = run.train_step(state, batch)
     losses.append(float(metrics["train/loss"]))
@@ -90,7 +108,19 @@ def test_eight_devices_give_the_losses_of_one(reference, mesh):
 
 
 def test_microbatches_give_the_gradients_of_the_full_batch(reference):
-  assert_same(train(config(microbatch=8)), reference)
+  assert_same(train(config(microbatch=8), rows=True), reference)
+
+
+@pytest.mark.tpu_compile
+def test_no_second_copy_of_the_pictures_is_made(slices):
+  where = slices("v4:2x2x1")
+  c = config(batch_size=4096, microbatch=512)
+  _, lowered = estimate.lower(c, where)
+  text = lowered.compile().as_text()
+  entry = text[text.index("ENTRY ") :]
+  assert re.search(r"= u8\[1024,768\]\S* parameter\(", entry)
+  copies = re.findall(r"= (u8\[[\d,]+\])\S* (?:copy|fusion|transpose)\(", entry)
+  assert not copies
 
 
 @pytest.mark.parametrize("microbatch", [0, 16])
@@ -102,18 +132,109 @@ def test_fused_attention_gives_the_same_steps_in_slices_and_shards(
   assert_same(train(fused), reference)
 
 
-def test_a_frozen_tower_keeps_every_bit_and_no_memory():
-  optim = dict(
-      lr=1e-2,
-      schedule=[("img/.*", None), (".*", dict(decay="none"))],
-  )
-  _, before, state, _ = train(config(optim=optim))
+@pytest.fixture(scope="module")
+def locked():
+  return train(config(optim=locking()), devices=1, steps=2)
+
+
+def test_a_frozen_tower_keeps_every_bit_and_no_memory(locked):
+  assert_frozen(locked, "img")
+
+
+def test_a_frozen_text_tower_does_so_too_on_eight_devices():
+  rules = [("txt/.*", None), (".*", dict(decay="none"))]
+  c = config(optim=dict(lr=1e-2, schedule=rules))
+  assert_frozen(train(c, steps=2), "txt")
+
+
+def assert_frozen(trained, tower):
+  _, before, state, _ = trained
   after = tree.flatten(jax.device_get(state.params))
   for name, value in tree.flatten(before).items():
-    assert np.array_equal(value, after[name]) == name.startswith("img/"), name
+    same = np.array_equal(value, after[name])
+    assert same == name.startswith(f"{tower}/"), name
   held = sum(x.nbytes for x in jax.tree.leaves(state.opt_state))
-  trained = sum(v.nbytes for n, v in after.items() if not n.startswith("img/"))
-  assert held < 2 * trained + 100  # Adam's two moments and its counters
+  moving = sum(
+      v.nbytes for n, v in after.items() if not n.startswith(f"{tower}/")
+  )
+  assert held < 2 * moving + 100  # Adam's two moments and its counters
+
+
+def matmuls(jaxpr, side):
+  """How often a matmul with an operand of this side is written down."""
+  found = 0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "dot_general":
+      found += any(side in x.aval.shape for x in equation.invars)
+    for inner in core.jaxprs_in_params(equation.params):
+      found += matmuls(getattr(inner, "jaxpr", inner), side)
+  return found
+
+
+@pytest.mark.parametrize("locked", ["img", "txt"])
+@pytest.mark.parametrize("microbatch", [0, 16])
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_of_a_locked_tower_only_the_forward_pass_is_made(
+    locked, microbatch, remat
+):
+  c = config(microbatch=microbatch)
+  c.model.remat, c.model.image.pool_type = remat, "gap"
+  c.model.image.mlp_dim, c.model.text.mlp_dim = 136, 152
+  sides = {"img": 136, "txt": 152}
+  c.optim = dict(lr=1.0, schedule=[(f"{locked}/.*", None), (".*", {})])
+  run = Run(c, sharding.make_mesh())
+  step = jax.make_jaxpr(run.train_step)(run.state_shapes, run.batch_shapes())
+  # Into the hidden layer and out of it again, once.
+  assert matmuls(step.jaxpr, sides.pop(locked)) == 2
+  # The other tower's gradients by both operands, and what it recomputes.
+  assert matmuls(step.jaxpr, *sides.values()) >= 6
+
+
+def test_a_delayed_tower_is_locked_until_then_and_trains_from_there(locked):
+  c = config(optim=locking(decay="none", delay_steps=2))
+  run, first, state, losses = train(c, devices=1, steps=2)
+  assert losses == locked[3]
+  first, now = tree.flatten(first), tree.flatten(jax.device_get(state.params))
+  for name, value in tree.flatten(jax.device_get(locked[2].params)).items():
+    np.testing.assert_array_equal(now[name], value, err_msg=name)
+    assert np.array_equal(value, first[name]) == name.startswith("img/"), name
+  batch = jax.device_put(batches(1)[0], sharding.batch_sharding(run.mesh))
+  state, _ = run.train_step(state, batch)
+  for name, value in tree.flatten(jax.device_get(state.params)).items():
+    assert not np.array_equal(value, now[name]), name
+
+
+def test_a_frozen_tower_may_be_kept_and_run_in_bfloat16(locked):
+  c = config(optim=locking() | dict(frozen_dtype="bfloat16"))
+  c.model.image.dtype = "bfloat16"
+  run, _, state, losses = train(c, devices=1, steps=2)
+  for name, x in tree.flatten(state.params).items():
+    assert (x.dtype == "bfloat16") == name.startswith("img/"), name
+  jaxpr = str(jax.make_jaxpr(run.train_step)(state, run.batch_shapes()))
+  assert "bf16[32,4,128]" in jaxpr  # the MLP of the image tower
+  assert "bf16[32,8,128]" not in jaxpr  # nor of the text tower
+  np.testing.assert_allclose(losses, locked[3], rtol=1e-2)
+
+
+def test_bfloat16_embeddings_give_the_steps_of_the_tower_that_made_them():
+  lock = [("img/.*", None), (".*", dict(decay="none"))]
+  online = config()
+  online.model.dtype = online.loss.dtype = "bfloat16"
+  online.optim.schedule = lock
+  run, _, state, losses = train(online, devices=1)
+  encode = jax.jit(
+      lambda p, x: run.model.encode_image(p, step.scale(x, (-1, 1)))
+  )
+  given = [
+      b | {"image": np.asarray(encode(state.params, b["image"]), bfloat16)}
+      for b in batches()
+  ]
+  online.optim.schedule = lock[1:]
+  online.model.embedded = True
+  cached = train(online, devices=1, data=given)
+  # Equal where this was written; another CPU may round otherwise in places.
+  np.testing.assert_allclose(cached[3], losses, rtol=1e-5)
+  assert "img" not in cached[2].params
 
 
 def test_replaced_examples_are_counted_on_device():

@@ -1,9 +1,14 @@
 """Tokenizers: trained from captions, the same every time, exact lengths."""
 
+import json
+from pathlib import Path
+import pickle
+import shutil
 import subprocess
 import sys
 
 import fakes
+import numpy as np
 import pytest
 
 from siglip_jax.data import tokenizer
@@ -103,3 +108,66 @@ def test_the_command_line_trains_on_a_folder(tmp_path):
   assert failed.returncode == 2
   assert failed.stderr.startswith("error: There is no folder")
   assert "Traceback" not in failed.stderr
+
+
+def test_marked_spaces_and_the_librarys_files(model, tmp_path):
+  tok = tokenizer.Tokenizer(model)
+  options = dict(max_len=9, eos="none", pad_value=9)
+  marked = [
+      tok.encode(t, space="marked", **options).tolist()
+      for t in ("red", "  red", "red \n", "red\x1cgreen", "red green", "")
+  ]
+  plain = tok.encode("red", **options).tolist()
+  assert marked[0] == plain == marked[1] == marked[2]
+  assert marked[3] == marked[4]
+  assert marked[5] == [9] * 9
+  assert tok.encode("red\x1cgreen", **options).tolist() != marked[3]
+  with pytest.raises(UserError, match="plain or marked; got 'x'"):
+    tok.encode("red", max_len=3, space="x")
+  file = tmp_path / "tokenizer.json"
+  shutil.copyfile("tests/data/gemma_tokenizer.json", file)
+  gemma = tokenizer.Tokenizer(file)
+  assert gemma.eos_id == 1 and gemma.vocab_size == 701
+  ids = gemma.encode("a", max_len=4, pad_value=0).tolist()
+  assert ids[1:] == [1, 0, 0] and ids[0] > 1
+  with pytest.raises(UserError, match="for SentencePiece models alone"):
+    gemma.encode("a", max_len=4, space="marked")
+  again = pickle.loads(pickle.dumps(gemma))  # as for a worker process
+  assert again.encode("a", max_len=4, pad_value=0).tolist() == ids
+  content = json.loads(file.read_text())
+  for change, match in (
+      (
+          {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}},
+          "no end|none",
+      ),
+      ({"model": 3}, "or a damaged one"),
+  ):
+    file.write_text(json.dumps(content | {"added_tokens": []} | change))
+    with pytest.raises(UserError, match=match):
+      tokenizer.Tokenizer(file)
+  file.write_text(json.dumps(content)[:200])
+  with pytest.raises(UserError, match="or a damaged one"):
+    tokenizer.Tokenizer(file)
+
+
+def test_padding_and_cutting_of_the_file_itself_are_off(tmp_path):
+  content = json.loads(
+      Path("tests/data/gemma_tokenizer.json").read_text(encoding="utf-8")
+  )
+  fill = dict(strategy={"Fixed": 9}, direction="Left", pad_to_multiple_of=None)
+  fill |= dict(pad_id=0, pad_type_id=0, pad_token="<pad>")
+  cut = dict(direction="Right", max_length=2, strategy="LongestFirst", stride=0)
+  path = tmp_path / "tokenizer.json"
+  path.write_text(json.dumps(content | dict(padding=fill, truncation=cut)))
+  text, options = "a b c", dict(max_len=12, pad_value=0)
+  np.testing.assert_array_equal(
+      tokenizer.Tokenizer(path).encode(text, **options),
+      tokenizer.Tokenizer("tests/data/gemma_tokenizer.json").encode(
+          text, **options
+      ),
+  )
+
+
+def test_a_missing_file_says_where_it_is_published(tmp_path):
+  with pytest.raises(UserError, match="gone.model.* published as x of y"):
+    tokenizer.Tokenizer(tmp_path / "gone.model", published="x of y")

@@ -1,5 +1,6 @@
 """Encoded pictures to upright RGB, whatever they are."""
 
+import contextlib
 import io
 
 from jaxtyping import UInt8
@@ -17,7 +18,7 @@ class ImageError(ValueError):
 
 
 def decode(
-    data: bytes,
+    data: bytes | Image.Image,
     *,
     alpha: bool = False,
     near: int | None = None,
@@ -26,7 +27,8 @@ def decode(
   """Decodes a picture, rotated as its EXIF says; 16 bits become 8.
 
   Args:
-    data: the file's bytes. Of an animation, the first picture is taken.
+    data: the file's bytes, or an opened picture, which stays open. Of an
+      animation, the first picture is taken.
     alpha: return RGBA; otherwise what is transparent becomes white.
     near: a side in pixels that is enough; JPEGs are decoded at the smallest
       DCT scale above it, which is up to twice as fast.
@@ -36,16 +38,16 @@ def decode(
     ImageError: empty, truncated, no picture, not of `FORMATS`, or over
       max_pixels.
   """
-  if not data:
-    raise ImageError("the file is empty")
   try:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with _opened(data) as image:
       width, height = image.size
+      if not width * height:
+        raise ImageError("it has no pixels")
       if width * height > max_pixels:
         raise ImageError(
             f"{width} x {height} pixels are over the limit of {max_pixels}"
         )
-      if near is not None:
+      if near is not None and image is not data:
         image.draft(None, (near, near))
       image.load()
       image = ImageOps.exif_transpose(image)
@@ -56,6 +58,14 @@ def decode(
   # Pillow's plugins raise whatever their parsers do on bad bytes.
   except Exception as e:  # pylint: disable=broad-except
     raise ImageError(f"{type(e).__name__}: {e}") from None
+
+
+def _opened(data: bytes | Image.Image):
+  if isinstance(data, Image.Image):
+    return contextlib.nullcontext(data)
+  if not data:
+    raise ImageError("the file is empty")
+  return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def composite(

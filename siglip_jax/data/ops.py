@@ -18,15 +18,21 @@ from siglip_jax.errors import UserError
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
     "area": Image.Resampling.BOX,
 }
+_ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in JPEG
 
 
-def decode(record, rng, near=None):
-  """RGB; what is transparent is white."""
+def decode(record, rng, near=None, alpha="white"):
+  """RGB; what is transparent is white, or, with "ignore", as if it were not."""
   del rng
-  return record | {"image": images.decode(record["image"], near=near)}
+  if alpha not in ("white", "ignore"):
+    raise UserError(f"decode: alpha must be white or ignore; got {alpha!r}.")
+  image = images.decode(record["image"], near=near, alpha=alpha == "ignore")
+  return record | {"image": image[..., :3]}
 
 
 def decode_rgba(record, rng):
@@ -43,10 +49,12 @@ def background(record, rng, color: Any = "random", p=1.0):
   return record | {"image": images.composite(record["image"], color)}
 
 
-def resize(record, rng, size, method="bilinear"):
-  """To size x size, or (h, w), whatever the shape was; antialiased."""
+def resize(record, rng, size, method="bilinear", *, antialias=True):
+  """To size x size, or (h, w), whatever the shape was."""
   del rng
   h, w = (size, size) if isinstance(size, int) else size
+  if not antialias:
+    return _resize_sparsely(record, h, w, method)
   return _with_pil(record, lambda i: i.resize((w, h), _FILTERS[method]))
 
 
@@ -183,23 +191,40 @@ def choice(record, rng, *inkeys, outkey="text"):
   return record | {outkey: record[inkeys[rng.integers(len(inkeys))]]}
 
 
+def pick_crop(record, rng):
+  """One of the crops whose embeddings a record of `embeddings.py` holds."""
+  z = record["image"]
+  return record | {"image": z[rng.integers(len(z))]}
+
+
 def keep(record, rng, *keys):
   """Drops all other values."""
   del rng
   return {k: record[k] for k in keys}
 
 
-def lower(record, rng):
-  """Lower case."""
+def lower(record, rng, method="text"):
+  """Lower case: "text", "characters" or "ascii".
+
+  Characters, each on its own, lose what depends on their place, a Greek word's
+  last sigma: transformers does so. "ascii" is A to Z alone, as TensorFlow does,
+  and big_vision with it.
+  """
   del rng
-  return record | {"text": record["text"].lower()}
+  text = record["text"]
+  if method == "text":
+    return record | {"text": text.lower()}
+  if method == "characters":
+    return record | {"text": "".join(c.lower() for c in text)}
+  if method == "ascii":
+    return record | {"text": text.translate(_ASCII_LOWER)}
+  raise UserError(f"lower takes text, characters or ascii; got {method!r}.")
 
 
 def strip_punctuation(record, rng):
   """Removes ASCII punctuation, as transformers does for SigLIP."""
   del rng
-  table = str.maketrans("", "", string.punctuation)
-  return record | {"text": record["text"].translate(table)}
+  return record | {"text": record["text"].translate(_NO_PUNCTUATION)}
 
 
 def _crop(record, top, left, h, w):
@@ -239,6 +264,22 @@ def _turn_hue(angle):
   return np.linalg.solve(to_yiq, turn @ to_yiq)
 
 
+def _resize_sparsely(record, h, w, method):
+  """Samples between the four nearest pixels, however many lie between samples.
+
+  As TensorFlow's resize does by default, and so big_vision's; fractions of
+  bytes are cut off there, too.
+  """
+  if method != "bilinear":
+    raise UserError(
+        f"resize without antialias must be bilinear; got {method!r}."
+    )
+  image = np.ascontiguousarray(record["image"], dtype=np.float32)
+  image = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
+  # Where four equal bytes meet, rounding must not make it the next lower one.
+  return record | {"image": (image + 1e-3).astype(np.uint8)}
+
+
 def _with_pil(record, function: Callable[[Image.Image], Image.Image]):
   image = function(Image.fromarray(np.ascontiguousarray(record["image"])))
   return record | {"image": np.asarray(image)}
@@ -263,6 +304,7 @@ OPS = {
         redraw,
         copy,
         choice,
+        pick_crop,
         keep,
         lower,
         strip_punctuation,
@@ -281,5 +323,6 @@ RANDOM = frozenset(
         grayscale,
         redraw,
         choice,
+        pick_crop,
     )
 )

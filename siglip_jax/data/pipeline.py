@@ -107,16 +107,23 @@ def train_iterator(
           process_count,
       )
   )
-  batches = mine.to_iter_dataset(
+  return iterate(mine, num_threads, num_workers)
+
+
+def iterate(
+    batches: grain.MapDataset, num_threads: int, num_workers: int = 0
+) -> Iterator[Batch]:
+  """Reads ahead in threads, or in worker processes with as many threads."""
+  found = batches.to_iter_dataset(
       grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=8)
   )
   if num_workers:
     if not flags.FLAGS.is_parsed():  # as in a notebook
       flags.FLAGS.mark_as_parsed()  # Grain's workers hand flags on
-    batches = batches.mp_prefetch(
+    found = found.mp_prefetch(
         grain.MultiprocessingOptions(num_workers=num_workers)
     )
-  return iter(batches)
+  return iter(found)
 
 
 def eval_batches(
@@ -155,11 +162,7 @@ def eval_batches(
   batches = grain.MapDataset.range(steps * batch_size).map(load)
   batches = batches.batch(local, batch_fn=_stack)
   mine = batches.slice(slice(process_index, None, process_count))
-  return iter(
-      mine.to_iter_dataset(
-          grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=8)
-      )
-  )
+  return iterate(mine, num_threads)
 
 
 def _stack(examples: Sequence[Batch]) -> Batch:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import dataclasses
 import difflib
 import inspect
-from pathlib import Path
+import os
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Preprocess:
   Args:
     spec: the string.
     tokenizer_path: use this file rather than the one `tokenize` names.
+    published: where that file can be had, for the error when it is not there.
 
   Attributes:
     spec: the string.
@@ -51,7 +52,13 @@ class Preprocess:
       be applied, and ImageError where the picture cannot be decoded.
   """
 
-  def __init__(self, spec: str, *, tokenizer_path: str | Path | None = None):
+  def __init__(
+      self,
+      spec: str,
+      *,
+      tokenizer_path: str | os.PathLike | None = None,
+      published: str | None = None,
+  ):
     self.spec = spec
     self.value_range: tuple[float, float] | None = None
     self.tokenizer: Tokenizer | None = None
@@ -72,7 +79,7 @@ class Preprocess:
       elif name == "tokenize":
         options = _bind(name, _tokenize, args, kwargs)
         model = options.pop("model")
-        self.tokenizer = Tokenizer(tokenizer_path or model)
+        self.tokenizer = Tokenizer(tokenizer_path or model, published=published)
         self._ops.append(_encoding(self.tokenizer, options))
       else:
         self._ops.append(_operation(name, args, kwargs))
@@ -140,6 +147,18 @@ def parse(spec: str) -> list[tuple[str, list, dict]]:
     ) from None
 
 
+def tokenize_options(spec: str) -> dict[str, Any]:
+  """All arguments of the last operation of `spec`, which must be tokenize.
+
+  Raises:
+    UserError: it is not, or has other arguments.
+  """
+  name, args, kwargs = parse(spec)[-1]
+  if name != "tokenize":
+    raise UserError(f"Texts must end in tokenize(...); got {spec!r}.")
+  return _bind(name, _tokenize, args, kwargs)
+
+
 def _call(node: ast.expr) -> tuple[str, list, dict]:
   if isinstance(node, ast.Name):
     return node.id, [], {}
@@ -158,6 +177,14 @@ def _encoding(tokenizer: Tokenizer, options: dict) -> _Operation:
   max_len, eos = options["max_len"], options["eos"]
   if eos not in ("sticky", "yes", "none"):
     raise UserError(f"eos must be sticky, yes or none; got {eos!r}.")
+  if options["space"] not in ("plain", "marked"):
+    raise UserError(f"space must be plain or marked; got {options['space']!r}.")
+  pad = options["pad_value"]
+  if not isinstance(pad, int) or not 0 <= pad < tokenizer.vocab_size:
+    raise UserError(
+        "pad_value must be an id of the tokenizer, from 0 to"
+        f" {tokenizer.vocab_size - 1}; got {pad!r}."
+    )
   if not isinstance(max_len, int) or max_len < 1:
     raise UserError(f"max_len must be a positive integer; got {max_len!r}.")
   return _Operation("tokenize", _encode, [tokenizer], options)
@@ -201,5 +228,5 @@ def _value_range(low, high):
   """Signature of value_range."""
 
 
-def _tokenize(max_len, model, eos="sticky", pad_value=1):
+def _tokenize(max_len, model, eos="sticky", pad_value=1, space="plain"):
   """Signature of tokenize."""

@@ -1,4 +1,4 @@
-"""Random access to records: TFDS data sets, and folders (`folders.py`).
+"""Random access to records: TFDS data sets, folders, embeddings.
 
 A record is a flat dict; "image" is an encoded picture, texts are strings.
 """
@@ -11,6 +11,7 @@ from typing import Protocol
 from typing import runtime_checkable
 
 from siglip_jax.data import folders
+from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.errors import UserError
 
 
@@ -35,13 +36,21 @@ def make(
     name: str | None = None,
     path: str | None = None,
     data_dir: str | Path = "data",
+    embeddings: str | None = None,
 ) -> Source:
-  """A TFDS data set by `name`, or a folder by `path`; exactly one of them."""
-  if (name is None) == (path is None):
+  """A TFDS data set by `name`, a folder by `path`, or embeddings by folder.
+
+  Raises:
+    UserError: not exactly one of them, or what is there cannot be read.
+  """
+  if sum(x is not None for x in (name, path, embeddings)) != 1:
     raise UserError(
-        "Data need either `name` (a TFDS data set) or `path` (a folder of"
-        f" pictures); got name={name!r}, path={path!r}."
+        "Data need either `name` (a TFDS data set), `path` (a folder of"
+        " pictures) or `embeddings` (a folder that siglip_jax.embed wrote); got"
+        f" name={name!r}, path={path!r}, embeddings={embeddings!r}."
     )
+  if embeddings is not None:
+    return Embeddings(embeddings, split)
   if name is not None:
     return tfds_source(name, split, data_dir=data_dir)
   return folders.folder_source(str(path), split)

@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers, read and trained.
+"""Tokenizers, read and trained.
 
   python -m siglip_jax.data.tokenizer --path=PICTURES --out=tokenizer.model
 
@@ -9,9 +9,12 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 import hashlib
 import io
+import os
 from pathlib import Path
+import re
 
 from absl import flags
+from etils import epath
 from jaxtyping import Int32
 import numpy as np
 import sentencepiece as spm
@@ -21,35 +24,57 @@ from siglip_jax.data import sources
 from siglip_jax.errors import UserError
 
 EOS_ID = 1
+_EOS_NAMES = ("<eos>", "</s>")
+_SPACE = "\u2581"  # what SentencePiece writes for a space
 
 
 class Tokenizer:
-  """A SentencePiece model file."""
+  """A tokenizer of a file: SentencePiece's .model, or tokenizers' .json."""
 
-  def __init__(self, path: str | Path):
-    self.path = Path(path)
+  def __init__(self, path: str | os.PathLike, *, published: str | None = None):
+    """Reads the file.
+
+    Args:
+      path: the file, local or gs://.
+      published: where it can be had, for the error when it is not there.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    self.path = epath.Path(path)
     if not self.path.is_file():
+      hint = (
+          f"Give the file. It is published as {published}."
+          if published
+          else "`python -m siglip_jax.data.tokenizer` trains one on captions."
+      )
       raise UserError(
-          f"There is no tokenizer {path}: expected a SentencePiece model."
-          " `python -m siglip_jax.data.tokenizer` trains one on captions."
+          f"There is no tokenizer {path}: expected a SentencePiece model or a"
+          f" tokenizer.json. {hint}"
       )
     data = self.path.read_bytes()
     self.digest = hashlib.sha256(data).hexdigest()
-    self._model = spm.SentencePieceProcessor()
-    try:
-      self._model.LoadFromSerializedProto(data)
-    except RuntimeError:
-      raise UserError(
-          f"{path} is no SentencePiece model, or a damaged one."
-      ) from None
+    is_json = data.lstrip()[:1] == b"{"
+    self._model = (_Json if is_json else _SentencePiece)(path, data)
 
   @property
   def vocab_size(self) -> int:
     """Number of pieces."""
-    return self._model.vocab_size()
+    return self._model.vocab_size
+
+  @property
+  def eos_id(self) -> int:
+    """The end of sentence."""
+    return self._model.eos_id
 
   def encode(
-      self, text: str, *, max_len: int, eos: str = "sticky", pad_value: int = 1
+      self,
+      text: str,
+      *,
+      max_len: int,
+      eos: str = "sticky",
+      pad_value: int = 1,
+      space: str = "plain",
   ) -> Int32[np.ndarray, "L"]:
     """Token ids, cut or padded to `max_len`.
 
@@ -59,18 +84,85 @@ class Tokenizer:
       eos: "sticky" ends even a cut text in the end-of-sentence id, "yes" adds
         it where there is room, "none" never does.
       pad_value: what fills up; SigLIP pads with its end-of-sentence id, 1.
+      space: "plain" is as the model says; "marked" as transformers does for
+        SigLIP: any run of what Python calls white space is one space, and the
+        text comes after one that is written out.
     """
-    ids = self._model.encode(text)
+    if space == "marked":
+      ids = self._model.encode_marked(text)
+    elif space == "plain":
+      ids = self._model.encode(text)
+    else:
+      raise UserError(f"space must be plain or marked; got {space!r}.")
     if eos == "sticky":
-      ids = ids[: max_len - 1] + [self._model.eos_id()]
+      ids = ids[: max_len - 1] + [self.eos_id]
     elif eos == "yes":
-      ids = (ids + [self._model.eos_id()])[:max_len]
+      ids = (ids + [self.eos_id])[:max_len]
     elif eos == "none":
       ids = ids[:max_len]
     else:
       raise UserError(f"eos must be sticky, yes or none; got {eos!r}.")
     padding = [pad_value] * (max_len - len(ids))
     return np.array(ids + padding, np.int32)
+
+
+class _SentencePiece:
+  """A SentencePiece model."""
+
+  def __init__(self, path: str | os.PathLike, data: bytes):
+    self._model = spm.SentencePieceProcessor()
+    try:
+      self._model.LoadFromSerializedProto(data)
+    except RuntimeError:
+      raise UserError(
+          f"{path} is no SentencePiece model, or a damaged one."
+      ) from None
+    self.vocab_size = self._model.vocab_size()
+    self.eos_id = self._model.eos_id()
+
+  def encode(self, text: str) -> list[int]:
+    return self._model.encode(text)
+
+  def encode_marked(self, text: str) -> list[int]:
+    # Behind another piece, as transformers has it: where several ways to cut a
+    # text are equally good, what is before decides.
+    before = "<unk>"
+    text = re.sub(r"\s+", " ", f"{_SPACE}{text.replace(_SPACE, ' ')}").rstrip()
+    return self._model.encode(before + text)[len(self._model.encode(before)) :]
+
+
+class _Json:
+  """A tokenizer.json of the tokenizers library."""
+
+  def __init__(self, path: str | os.PathLike, data: bytes):
+    # Only the models that come with such a file need the library.
+    import tokenizers
+
+    try:
+      self._model = tokenizers.Tokenizer.from_str(data.decode())
+    # The library raises plain Exceptions.
+    except Exception as e:  # pylint: disable=broad-except
+      raise UserError(
+          f"{path} is no tokenizer of the tokenizers library, or a damaged one:"
+          f" {e}."
+      ) from None
+    self._model.no_padding()
+    self._model.no_truncation()
+    self.vocab_size = self._model.get_vocab_size()
+    ids = [self._model.token_to_id(name) for name in _EOS_NAMES]
+    if set(ids) == {None}:
+      raise UserError(
+          f"{path} must have an end-of-sentence token, one of"
+          f" {', '.join(_EOS_NAMES)}; it has none."
+      )
+    self.eos_id = next(i for i in ids if i is not None)
+
+  def encode(self, text: str) -> list[int]:
+    return self._model.encode(text, add_special_tokens=False).ids
+
+  def encode_marked(self, text: str) -> list[int]:
+    del text
+    raise UserError('space="marked" is for SentencePiece models alone.')
 
 
 def train(texts: Iterable[str], path: str | Path, *, vocab_size: int) -> None:

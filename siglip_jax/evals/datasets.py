@@ -19,6 +19,7 @@ def classification(
     class_file: str | None = None,
     templates: Sequence[str] = ("{}",),
     gallery: int = 24,
+    embeddings: str | None = None,
     **data,
 ) -> Zeroshot:
   """Zero-shot classification of a split.
@@ -33,10 +34,12 @@ def classification(
     classes: splits to take names from.
     class_file: a text file, one class name a line, in the order of the labels.
     templates: prompts; "{}" stands for the name.
-    gallery: pictures to show in the report.
+    gallery: pictures to show in the report; none where there are embeddings.
+    embeddings: folder of the pictures' embeddings, for a run without an image
+      tower; `data` are for `classes` alone then.
     **data: `name`, `path`, `data_dir`, as in config.data.
   """
-  source = sources.make(split=split, **data)
+  source = _pictures(split, embeddings, data)
   if text is not None and label is None:
     truths = _texts(source, text)
     names = sorted(
@@ -63,16 +66,27 @@ def classification(
       class_names=names,
       labels=labels,
       templates=tuple(templates),
-      gallery=gallery,
+      gallery=0 if embeddings else gallery,
   )
 
 
 def retrieval(
-    *, dataset: str, split: str, text: str = "text", **data
+    *,
+    dataset: str,
+    split: str,
+    text: str = "text",
+    embeddings: str | None = None,
+    **data,
 ) -> Retrieval:
   """Image-text retrieval within a split, captions under record key `text`."""
-  source = sources.make(split=split, **data)
+  source = _pictures(split, embeddings, data)
   return Retrieval(dataset=dataset, source=source, texts=_texts(source, text))
+
+
+def _pictures(split: str, embeddings: str | None, data) -> sources.Source:
+  if embeddings:
+    return sources.make(split=split, embeddings=embeddings)
+  return sources.make(split=split, **data)
 
 
 def _texts(source, key: str) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from jaxtyping import Float
 import numpy as np
 
+from siglip_jax.errors import UserError
+
 NAME = ("{}",)
 
 PHOTO = (
@@ -16,6 +18,16 @@ PHOTO = (
     "a drawing of a {}.",
     "a picture that shows a {}.",
 )
+
+
+def check(templates: Sequence[str], who: str) -> None:
+  """Raises UserError unless there are templates, each with its {}."""
+  bare = [t for t in templates if "{}" not in t]
+  if bare or not templates or isinstance(templates, str):
+    raise UserError(
+        f"Templates of {who} must be a list of sentences with {{}} where the"
+        f" name goes; got {bare or templates or 'no template'}."
+    )
 
 
 def ensemble(

@@ -69,12 +69,7 @@ class Zeroshot:
           f"Labels of {self.dataset} must be in [0, {classes}), the number of"
           f" class names; got {wrong[0]}. Give the names of all classes."
       )
-    bare = [t for t in self.templates if "{}" not in t]
-    if bare or not self.templates:
-      raise UserError(
-          f"Templates of {self.dataset} must hold {{}} where the name goes; got"
-          f" {bare or 'no template'}."
-      )
+    prompts.check(self.templates, self.dataset)
 
   def run(self, encoder) -> Result:
     """Evaluates an encoder (see `predict.Encoder`)."""

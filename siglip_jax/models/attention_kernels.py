@@ -1,6 +1,6 @@
 """The bodies of the fused attention kernels: what happens to a block in VMEM.
 
-`fused_attention` cuts arrays into blocks and calls them.
+`attention_calls` cuts arrays into blocks and runs them.
 """
 
 from collections.abc import Sequence
@@ -76,8 +76,9 @@ def heads(width: int, head_dim: int) -> list[_Head]:
   return [_Head(s, s + head_dim, width) for s in range(0, width, head_dim)]
 
 
-def _chunks(length: int) -> list[slice]:
-  return [slice(s, s + CHUNK) for s in range(0, length, CHUNK)]
+def chunks(length: int) -> list[slice]:
+  """Rows of a sequence, `CHUNK` at a time."""
+  return [slice(s, min(s + CHUNK, length)) for s in range(0, length, CHUNK)]
 
 
 def _read(ref, i, pack: int, lanes: slice) -> Array:
@@ -123,17 +124,54 @@ def _dot(a: Array, b: Array, i: int, j: int) -> Array:
   )
 
 
+def attend(
+    q: Float[Array, "Q D"],
+    k: Float[Array, "K D"],
+    v: Float[Array, "K D"],
+    pack: int = 1,
+) -> Float[Array, "Q D"]:
+  """One head's output, in float32.
+
+  Args:
+    q: in base-2 units, zero on lanes of other heads.
+    k: keys; other heads' lanes do not matter.
+    v: values, likewise; the output has theirs, too.
+    pack: sequences in it, which do not attend to each other.
+  """
+  p = _weights(k, q, pack)
+  return _dot(p.astype(v.dtype), v, 0, 0)
+
+
+def gradients(
+    q: Float[Array, "Q D"],
+    k: Float[Array, "K D"],
+    v: Float[Array, "K D"],
+    d_out: Float[Array, "Q D"],
+    pack: int = 1,
+) -> tuple[Float[Array, "Q D"], Float[Array, "K D"], Float[Array, "K D"]]:
+  """Of one head's queries, keys and values, in float32.
+
+  Takes what `attend` does, and `d_out`, zero on lanes of other heads. So are
+  those of keys and values then; those of q and k lack a factor of log 2.
+  """
+  p = _weights(k, q, pack)
+  dp = _dot(v, d_out, 1, 1)
+  ds = p * (dp - jnp.sum(p * dp, axis=0, keepdims=True))
+  ds = ds.astype(q.dtype)
+  dq, dk = _dot(ds, k, 0, 0), _dot(ds, q, 1, 0)
+  return dq, dk, _dot(p.astype(d_out.dtype), d_out, 1, 0)
+
+
 def forward(q_ref, k_ref, v_ref, out_ref, *, head_dim: int, pack: int):
   """Refs are blocks (sequences, L, lanes); `pack` sequences share a map."""
 
   def sequence(i, _):
-    chunks = _chunks(q_ref.shape[1] * pack)
-    out = [{} for _ in chunks]
+    parts = chunks(q_ref.shape[1] * pack)
+    out = [{} for _ in parts]
     for head in heads(q_ref.shape[2], head_dim):
       q, k, v = (_read(r, i, pack, head.lanes) for r in (q_ref, k_ref, v_ref))
-      for rows, found in zip(chunks, out, strict=True):
-        p = _weights(k, head.only(q[rows]), pack)
-        head.merge(found, _dot(p.astype(v.dtype), v, 0, 0))
+      for rows, found in zip(parts, out, strict=True):
+        head.merge(found, attend(head.only(q[rows]), k, v, pack))
     _write(out_ref, i, pack, out)
     return 0
 
@@ -147,21 +185,18 @@ def backward(
   ln2 = math.log(2)  # queries came in base-2 units
 
   def sequence(i, _):
-    chunks = _chunks(q_ref.shape[1] * pack)
-    dq, dk, dv = [{} for _ in chunks], {}, {}
+    parts = chunks(q_ref.shape[1] * pack)
+    dq, dk, dv = [{} for _ in parts], {}, {}
     for head in heads(q_ref.shape[2], head_dim):
       q, k, v, do = (
           _read(r, i, pack, head.lanes) for r in (q_ref, k_ref, v_ref, do_ref)
       )
-      for rows, found in zip(chunks, dq, strict=True):
+      for rows, found in zip(parts, dq, strict=True):
         qh, doh = head.only(q[rows]), head.only(do[rows])
-        p = _weights(k, qh, pack)
-        dp = _dot(v, doh, 1, 1)
-        ds = p * (dp - jnp.sum(p * dp, axis=0, keepdims=True))
-        ds = ds.astype(q.dtype)
-        head.merge(found, _dot(ds, k, 0, 0))
-        head.add(dk, _dot(ds, qh, 1, 0))
-        head.add(dv, _dot(p.astype(do.dtype), doh, 1, 0))
+        d_rows, d_keys, d_values = gradients(qh, k, v, doh, pack)
+        head.merge(found, d_rows)
+        head.add(dk, d_keys)
+        head.add(dv, d_values)
     _write(dq_ref, i, pack, dq, ln2)
     _write(dk_ref, i, pack, [dk], ln2)
     _write(dv_ref, i, pack, [dv])

@@ -29,6 +29,8 @@ class TwoTowers:
     scan: stack the blocks of both towers and scan over them.
     remat: "none", "full" or "dots": see `layers.Encoder`.
     attention: "auto", "xla" or "fused": see `layers`.
+    embedded: pictures come as embeddings that this image tower made before
+      (`embed.py`): it is not built, and parameters have no "img".
   """
 
   image: Mapping[str, Any]
@@ -40,22 +42,27 @@ class TwoTowers:
   scan: bool = False
   remat: str = "none"
   attention: str = "auto"
+  embedded: bool = False
 
   def init(
       self, key: Array, image_shape: tuple[int, ...], text_len: int
   ) -> dict:
     """Parameters for pictures (h, w, 3) and texts of `text_len` tokens."""
     image_key, text_key = jax.random.split(key)
-    images = jnp.zeros((1, *image_shape), jnp.float32)
     text = jnp.zeros((1, text_len), jnp.int32)
-    params = {
-        "img": self._image_tower().init(image_key, images)["params"],
+    params = {} if self.embedded else self.init_image(image_key, image_shape)
+    params |= {
         "txt": self._text_tower().init(text_key, text)["params"],
         "t": jnp.full((1,), jnp.log(self.temperature_init), jnp.float32),
     }
     if self.bias_init is not None:
       params["b"] = jnp.full((1,), self.bias_init, jnp.float32)
     return params
+
+  def init_image(self, key: Array, image_shape: tuple[int, ...]) -> dict:
+    """The part of the parameters that `encode_image` uses, {"img": ...}."""
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    return {"img": self._image_tower().init(key, images)["params"]}
 
   def encode_image(
       self, params: Mapping, images: Float[Array, "B H W 3"]
@@ -70,6 +77,19 @@ class TwoTowers:
   ) -> Float[Array, "B D"]:
     """L2-normalised float32 embeddings of token ids."""
     return _normalise(self._text_tower().apply({"params": params["txt"]}, text))
+
+  @property
+  def image_sizes(self) -> dict[str, Any]:
+    """What decides the shapes and the arithmetic of the image tower."""
+    tower = self._image_tower()
+    names = "width depth mlp_dim num_heads patch pool_type posemb out_dim"
+    return {name: getattr(tower, name) for name in names.split()}
+
+  @property
+  def image_dim(self) -> int:
+    """D of the pictures' embeddings."""
+    sizes = self.image_sizes
+    return sizes["out_dim"] or sizes["width"]
 
   def _image_tower(self) -> vit.VIT:
     given: dict[str, Any] = dict(self.image)

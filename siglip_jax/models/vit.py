@@ -47,6 +47,8 @@ class VIT(nn.Module):
     patch: side of a patch, pixels.
     pool_type: "map", "gap" (mean) or "tok" (class token).
     posemb: "learn" or "sincos2d"; added before the class token.
+    ragged: ignore the pixels right of and below the last whole patch, as
+      So400m/14 at 384 pixels does; otherwise they are an error.
     out_dim: width of the projection, or None for none.
     scan: stack the blocks and scan over them.
     remat: see `layers.Encoder`.
@@ -61,6 +63,7 @@ class VIT(nn.Module):
   patch: int
   pool_type: str = "map"
   posemb: str = "learn"
+  ragged: bool = False
   out_dim: int | None = None
   scan: bool = False
   remat: str = "none"
@@ -71,7 +74,8 @@ class VIT(nn.Module):
   def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
     """Embeddings, not normalised, of pictures in [-1, 1]."""
     _, h, w, _ = images.shape
-    if h % self.patch or w % self.patch:
+    left_over = (h % self.patch or w % self.patch) and not self.ragged
+    if left_over or min(h, w) < self.patch:
       raise UserError(
           f"Pictures of {h} x {w} pixels cannot be cut into patches of"
           f" {self.patch}: change image_size or patch."

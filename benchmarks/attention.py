@@ -1,0 +1,101 @@
+"""Fused attention beside XLA's, one layer, by the TPU compiler and arithmetic.
+
+  python benchmarks/attention.py --length=729 --heads=16 --head_dim=72
+
+Times are estimates: the compiler's cycles for XLA's ops, the larger of bytes
+over bandwidth and padded matmuls over the peak rate for the kernels.
+"""
+
+import functools
+
+from absl import app
+from absl import flags
+import jax
+import jax.numpy as jnp
+from rich import console as rich_console
+from rich import table as rich_table
+
+from siglip_jax import hlo
+from siglip_jax import sharding
+from siglip_jax import topology
+from siglip_jax.models import fused_attention
+
+_TOPOLOGY = flags.DEFINE_string("topology", "v4:2x2x1", "The slice.")
+_BATCH = flags.DEFINE_integer("batch", 32, "Sequences a device.")
+_LENGTH = flags.DEFINE_integer("length", 729, "Tokens of a sequence.")
+_HEADS = flags.DEFINE_integer("heads", 16, "Heads in a row.")
+_HEAD_DIM = flags.DEFINE_integer("head_dim", 72, "Width of one.")
+
+
+def _einsums(qkv, *, num_heads: int):
+  """Attention as XLA compiles it."""
+  b, length, width = qkv.shape
+  query, key, value = (
+      x.reshape(b, length, num_heads, width // 3 // num_heads)
+      for x in jnp.split(qkv, 3, axis=-1)
+  )
+  logits = jnp.einsum(
+      "BQNH,BKNH->BNQK", query, key, preferred_element_type=jnp.float32
+  )
+  weights = jax.nn.softmax(logits).astype(query.dtype)
+  out = jnp.einsum("BNQK,BKNH->BQNH", weights, value)
+  return out.reshape(b, length, width // 3)
+
+
+def _forward(attention, qkv, d_out):
+  del d_out
+  return attention(qkv)
+
+
+def _backward(attention, qkv, d_out):
+  """Keeps nothing of the forward pass, as remat does."""
+  return jax.vjp(jax.checkpoint(attention), qkv)[1](d_out)[0]
+
+
+def _milliseconds(run, attention, where: topology.Slice) -> tuple[str, str]:
+  """Of the ops XLA compiles, and of the kernel."""
+  mesh = sharding.make_mesh(devices=where.devices)
+  rows = sharding.batch_sharding(mesh)
+  batch = _BATCH.value * len(where.devices)
+  width = _HEADS.value * _HEAD_DIM.value
+  args = [
+      jax.ShapeDtypeStruct(
+          (batch, _LENGTH.value, n * width), jnp.bfloat16, sharding=rows
+      )
+      for n in (3, 1)
+  ]
+  run = functools.partial(run, attention)
+  step = jax.jit(sharding.on_mesh(mesh, run), out_shardings=rows)
+  program = hlo.read(step.lower(*args).compile().as_text() or "")
+  chip = where.chip
+  kernels = [
+      max(k.flops / chip.flops, k.bytes / chip.bandwidth)
+      for k in program.kernels
+  ]
+  return (
+      f"{1e3 * program.cycles / chip.clock:.2f}",
+      f"{1e3 * sum(kernels):.2f}" if kernels else "",
+  )
+
+
+def main(argv):
+  """Prints a line for each of both ways, forward and backward."""
+  del argv
+  jax.config.update("jax_platforms", "cpu")
+  where = topology.get(_TOPOLOGY.value)
+  table = rich_table.Table(title=f"{where.name}, ms a layer")
+  for column in ("attention", "pass", "XLA's ops", "kernel"):
+    table.add_column(column, justify="right")
+  for name, attention in (
+      ("xla", _einsums),
+      ("fused", fused_attention.fused_attention),
+  ):
+    attention = functools.partial(attention, num_heads=_HEADS.value)
+    for run in (_forward, _backward):
+      what = run.__name__.removeprefix("_")
+      table.add_row(name, what, *_milliseconds(run, attention, where))
+  rich_console.Console().print(table)
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,203 @@
+"""python -m siglip_jax.convert SRC DST --to=big_vision|transformers.
+
+SRC is the workdir of a run, big_vision's .npz or a transformers folder; DST an
+.npz or a folder, which appears when it is whole.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+import shutil
+
+from absl import flags
+import jax
+
+from siglip_jax import cli
+from siglip_jax.convert import big_vision
+from siglip_jax.convert import hf_processor
+from siglip_jax.convert import hf_tokenizer
+from siglip_jax.convert import huggingface
+from siglip_jax.convert import layouts
+from siglip_jax.convert import paths
+from siglip_jax.data import preprocess
+from siglip_jax.errors import UserError
+from siglip_jax.models import zoo
+
+_TO = flags.DEFINE_enum(
+    "to", None, ["big_vision", "transformers"], "What to write."
+)
+_MODEL = flags.DEFINE_string("model", None, "The released model SRC must be.")
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer", None, "Tokenizer, which no .npz has."
+)
+_IMAGE = flags.DEFINE_string(
+    "image", None, "Preprocessing string of pictures, instead of SRC's own."
+)
+_TEXT = flags.DEFINE_string(
+    "text", None, "Preprocessing string of texts, instead of SRC's own."
+)
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "Side of the pictures, of an .npz of no released model."
+)
+_FORCE = flags.DEFINE_bool("force", False, "Replace DST.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+  """What SRC holds; what an .npz does not say is None.
+
+  Attributes:
+    params: nested dict, big_vision's names.
+    image_size: side of the pictures, pixels.
+    image: preprocessing string of pictures.
+    text: preprocessing string of texts.
+    tokenizer: the tokenizer's file.
+    variant: the released model that it is, if it is one.
+  """
+
+  params: dict
+  image_size: int | None = None
+  image: str | None = None
+  text: str | None = None
+  tokenizer: os.PathLike | None = None
+  variant: zoo.Variant | None = None
+
+
+def main(argv: Sequence[str]) -> None:
+  """Reads SRC, checks it, writes DST."""
+  if len(argv) != 3 or not _TO.value:
+    raise UserError(
+        "Give a source, a destination and a format: SRC DST"
+        " --to=big_vision|transformers."
+    )
+  source, target = argv[1], Path(argv[2])
+  if "://" in argv[2]:
+    raise UserError(f"The destination must be a local path; got {argv[2]}.")
+  if target.exists() and not _FORCE.value:
+    raise UserError(f"{target} is there already: give --force to replace it.")
+  found = read(source)
+  if _MODEL.value:
+    zoo.get(_MODEL.value).check(found.params)
+  if _TO.value == "big_vision":
+    params = layouts.unrolled(found.params)
+    _replace(target, lambda part: big_vision.write(part, params))
+  else:
+    _replace(target, lambda part: _write_folder(part, found))
+  print(f"{target}: {_TO.value}, from {source}")
+
+
+def read(path: str) -> Source:
+  """Reads any of the three kinds.
+
+  Raises:
+    UserError: it is none of them.
+  """
+  found = paths.find(path, what="a workdir, an .npz or a transformers folder")
+  if (found / "checkpoints").is_dir():
+    return _workdir(Path(path))
+  if found.is_dir():
+    r = huggingface.read(found)
+    return Source(
+        params=r.params,
+        image_size=r.image_size,
+        image=r.image,
+        text=r.text,
+        tokenizer=r.tokenizer,
+        variant=zoo.identify(r.params),
+    )
+  params = big_vision.read(found)
+  variant = zoo.identify(params)
+  if variant is None:
+    return Source(params=params)
+  # As the released conversions do it, which transformers can.
+  return Source(
+      params=params,
+      image_size=variant.image_size,
+      image=variant.transformers.image,
+      text=variant.transformers.text,
+      variant=variant,
+  )
+
+
+def _workdir(path: Path) -> Source:
+  # Only runs need devices, and what restores on them.
+  from siglip_jax import inference
+
+  model = inference.load(path)
+  return Source(
+      params=jax.device_get(model.params),
+      image_size=model.spec["image_size"],
+      image=model.spec["image"],
+      text=model.spec["text"],
+      tokenizer=path / "tokenizer.model",
+  )
+
+
+def _write_folder(folder: Path, source: Source) -> None:
+  image = _given("image", _IMAGE.value or source.image)
+  text = _given("text", _TEXT.value or source.text)
+  side = _given("image_size", _IMAGE_SIZE.value or source.image_size)
+  tokenizer = _TOKENIZER.value or source.tokenizer
+  variant = source.variant
+  published = variant.transformers.tokenizer if variant else None
+  options = preprocess.tokenize_options(text)
+  pp = preprocess.Preprocess(
+      text, tokenizer_path=tokenizer, published=published
+  )
+  assert pp.tokenizer is not None, "of tokenize"
+  if variant:
+    variant.check_tokenizer(pp.tokenizer.vocab_size)
+  huggingface.write(
+      folder,
+      source.params,
+      image_size=side,
+      eos_id=pp.tokenizer.eos_id,
+      pad_id=options["pad_value"],
+  )
+  hf_processor.write(folder, image, side)
+  hf_tokenizer.write(folder, pp)
+
+
+def _given(name: str, value):
+  if value is None:
+    raise UserError(
+        "The .npz is no released model's, so it does not say how to prepare"
+        f" pictures and texts: give --{name}."
+    )
+  return value
+
+
+def _replace(target: Path, write: Callable[[Path], None]) -> None:
+  """Writes beside the target, then moves it there; failures leave nothing."""
+  part, old = (
+      target.with_name(f".{target.name}.{end}") for end in ("part", "old")
+  )
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for path in (part, old):
+      _remove(path)
+    write(part)
+  except BaseException as e:
+    with contextlib.suppress(OSError):
+      _remove(part)
+    if isinstance(e, OSError):
+      raise UserError(f"{target} cannot be written: {e}.") from None
+    raise
+  if target.exists():
+    target.rename(old)
+  part.rename(target)
+  _remove(old)
+
+
+def _remove(path: Path) -> None:
+  if path.is_dir():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+  cli.run(main, arguments=True)

@@ -1,0 +1,192 @@
+"""config.json of a SiglipModel and the arguments of TwoTowers, both ways."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from siglip_jax.convert import hf_names
+from siglip_jax.convert import hf_processor
+from siglip_jax.errors import UserError
+
+SECTIONS = ("vision_config", "text_config")
+# What SiglipConfig takes for granted; config.json only says what differs.
+_DEFAULTS = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+_VISION = _DEFAULTS | {
+    "image_size": 224,
+    "patch_size": 16,
+    "num_channels": 3,
+    "vision_use_head": True,
+}
+_TEXT = _DEFAULTS | {
+    "vocab_size": 32_000,
+    "max_position_embeddings": 64,
+    "projection_size": None,
+}
+# The towers of this package have no other.
+_FIXED = {
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "num_channels": 3,
+    "vision_use_head": True,
+}
+
+
+def read(folder: epath.Path) -> tuple[dict, dict]:
+  """Settings of the image and the text tower, complete and of the right types.
+
+  Raises:
+    UserError: no config.json, or one of another model.
+  """
+  path = folder / "config.json"
+  config = hf_processor.read_json(path)
+  kind = config.get("model_type")
+  if kind != "siglip":
+    more = ""
+    if kind == "siglip2":
+      more = " NaFlex models, of variable resolution, are not supported."
+    raise UserError(
+        f"{path} must be of a SiglipModel, model_type 'siglip'; got"
+        f" {kind!r}.{more}"
+    )
+  found = []
+  for key, defaults in zip(SECTIONS, (_VISION, _TEXT), strict=True):
+    section = config.get(key) or {}
+    if not isinstance(section, dict):
+      raise UserError(f"{path}: {key} must be an object; got {section!r}.")
+    given = defaults | {
+        k: section[k]
+        for k in defaults
+        if k in section and section[k] is not None
+    }
+    _check_section(f"{path}: {key}", given)
+    found.append(given)
+  return found[0], found[1]
+
+
+def _check_section(what: str, given: Mapping[str, Any]) -> None:
+  for key, value in given.items():
+    if key in _FIXED:
+      if value != _FIXED[key]:
+        raise UserError(
+            f"{what}.{key} must be {_FIXED[key]!r}, as in every released model;"
+            f" got {value!r}."
+        )
+    elif value is None and key == "projection_size":
+      continue
+    elif type(value) is not int or value < 1:
+      raise UserError(
+          f"{what}.{key} must be a positive integer; got {value!r}."
+      )
+
+
+def model(vision: Mapping, text: Mapping) -> dict[str, Any]:
+  """Keyword arguments of TwoTowers."""
+  image = _sizes(vision) | {"patch": vision["patch_size"]}
+  if vision["image_size"] % vision["patch_size"]:
+    image["ragged"] = True
+  return dict(
+      image=image,
+      text=_sizes(text) | {"vocab_size": text["vocab_size"]},
+      out_dim=(None, text["projection_size"] or text["hidden_size"]),
+      bias_init=-10.0,
+  )
+
+
+def _sizes(section: Mapping) -> dict[str, Any]:
+  return dict(
+      width=section["hidden_size"],
+      depth=section["num_hidden_layers"],
+      mlp_dim=section["intermediate_size"],
+      num_heads=section["num_attention_heads"],
+  )
+
+
+def of_params(flat: Mapping, image_size: int) -> dict[str, Any]:
+  """config.json, read off the parameters.
+
+  Args:
+    flat: parameters by name, unrolled.
+    image_size: side of the pictures, pixels.
+
+  Raises:
+    UserError: a model that SiglipModel cannot be.
+  """
+  vision = _section(flat, "img/Transformer/encoderblock_")
+  text = _section(flat, "txt/Encoder_0/encoderblock_")
+  wanted = set(
+      hf_names.pairs(vision["num_hidden_layers"], text["num_hidden_layers"])
+  )
+  if wanted != flat.keys():
+    odd = sorted(wanted ^ flat.keys())
+    raise UserError(
+        "SiglipModel is two transformers with a pooling head of pictures, a"
+        " last token and a projection of texts, temperature and bias; this"
+        f" model differs in {', '.join(odd[:3])}."
+    )
+  vision |= {
+      "model_type": "siglip_vision_model",
+      "image_size": image_size,
+      "patch_size": flat["img/embedding/kernel"].shape[0],
+      "num_channels": 3,
+      "vision_use_head": True,
+  }
+  text |= {
+      "model_type": "siglip_text_model",
+      "vocab_size": flat["txt/Embed_0/embedding"].shape[0],
+      "max_position_embeddings": flat["txt/pos_embedding"].shape[1],
+      "projection_size": flat["txt/head/kernel"].shape[1],
+  }
+  tokens = flat["img/pos_embedding"].shape[1]
+  if tokens != (image_size // vision["patch_size"]) ** 2:
+    raise UserError(
+        f"A model with {tokens} positions and patches of"
+        f" {vision['patch_size']} pixels does not take pictures of"
+        f" {image_size} x {image_size}."
+    )
+  if text["projection_size"] != vision["hidden_size"]:
+    raise UserError(
+        "SiglipModel projects texts to the width of the image tower,"
+        f" {vision['hidden_size']}; got {text['projection_size']}."
+    )
+  return {
+      "architectures": ["SiglipModel"],
+      "model_type": "siglip",
+      "dtype": "float32",
+      "vision_config": vision,
+      "text_config": text,
+  }
+
+
+def _section(flat: Mapping, prefix: str) -> dict[str, Any]:
+  """Sizes of an encoder."""
+  blocks = {
+      name.removeprefix(prefix).partition("/")[0]
+      for name in flat
+      if name.startswith(prefix)
+  }
+  if not blocks:
+    raise UserError(
+        "SiglipModel's towers are transformers; this model has no blocks"
+        f" {prefix}0, ..., so it cannot be one."
+    )
+  block = f"{prefix}0/"
+  width, heads, _ = flat[
+      f"{block}MultiHeadDotProductAttention_0/query/kernel"
+  ].shape
+  return {
+      "hidden_size": width,
+      "intermediate_size": flat[f"{block}MlpBlock_0/Dense_0/kernel"].shape[1],
+      "num_hidden_layers": len(blocks),
+      "num_attention_heads": heads,
+      "hidden_act": "gelu_pytorch_tanh",
+      "layer_norm_eps": 1e-6,
+      "attention_dropout": 0.0,
+  }

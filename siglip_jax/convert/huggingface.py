@@ -1,0 +1,212 @@
+"""Folders of transformers' SiglipModel: config.json and model.safetensors."""
+
+from collections.abc import Mapping
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+import tempfile
+from typing import Any
+
+import einops
+from etils import epath
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from siglip_jax import tree
+from siglip_jax.convert import big_vision
+from siglip_jax.convert import hf_config
+from siglip_jax.convert import hf_names
+from siglip_jax.convert import hf_processor
+from siglip_jax.convert import layouts
+from siglip_jax.convert import paths
+from siglip_jax.errors import UserError
+from siglip_jax.models.two_towers import TwoTowers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Released:
+  """A model out of a folder.
+
+  Attributes:
+    params: nested dict of float32 arrays, big_vision's names, unrolled.
+    model: keyword arguments of `TwoTowers`.
+    image_size: side of the pictures, pixels.
+    text_len: tokens of a text.
+    image: preprocessing string of pictures.
+    text: preprocessing string of texts, for `tokenizer_path=tokenizer`.
+    tokenizer: the tokenizer's file, or None where the folder has none.
+  """
+
+  params: dict
+  model: dict[str, Any]
+  image_size: int
+  text_len: int
+  image: str
+  text: str
+  tokenizer: epath.Path | None
+
+
+def read(folder: str | os.PathLike) -> Released:
+  """Reads a folder, local or gs://.
+
+  Raises:
+    UserError: no such folder, one of another model, or a damaged one.
+  """
+  folder = paths.find(folder, what="a folder of transformers")
+  if not folder.is_dir():
+    raise UserError(f"{folder} is a file: expected a folder of transformers.")
+  vision, text = hf_config.read(folder)
+  model = hf_config.model(vision, text)
+  side, length = vision["image_size"], text["max_position_embeddings"]
+  processor = hf_processor.read(
+      folder, image_size=side, text_len=length, vocab_size=text["vocab_size"]
+  )
+  names = hf_names.pairs(vision["num_hidden_layers"], text["num_hidden_layers"])
+  tensors = _tensors(folder, set(names.values()))
+  heads = {
+      "img": vision["num_attention_heads"],
+      "txt": text["num_attention_heads"],
+  }
+  try:
+    flat = hf_names.to_ours(tensors, names, heads=heads)
+  except (ValueError, einops.EinopsError) as e:
+    raise UserError(
+        f"The tensors of {folder} do not have the shapes its config.json says:"
+        f" {str(e).splitlines()[0]}"
+    ) from None
+  _check_shapes(folder, flat, model, side, length)
+  return Released(
+      params=tree.unflatten(flat),
+      model=model,
+      image_size=side,
+      text_len=length,
+      image=processor.image,
+      text=processor.text,
+      tokenizer=processor.tokenizer,
+  )
+
+
+def write(
+    folder: str | os.PathLike,
+    params: Mapping,
+    *,
+    image_size: int,
+    pad_id: int = 1,
+    eos_id: int = 1,
+) -> None:
+  """Writes config.json and model.safetensors into a folder.
+
+  Args:
+    folder: made where it is missing.
+    params: nested dict of a whole model, in either layout.
+    image_size: side of the pictures, pixels.
+    pad_id: what fills up texts.
+    eos_id: what ends them.
+
+  Raises:
+    UserError: a model that SiglipModel cannot be.
+  """
+  folder = Path(folder)
+  flat = tree.flatten(layouts.unrolled(jax.device_get(params)))
+  config = hf_config.of_params(flat, image_size)
+  config["text_config"] |= {
+      "pad_token_id": pad_id,
+      "eos_token_id": eos_id,
+      "bos_token_id": None,  # the default is no id of these vocabularies
+  }
+  depth = [config[k]["num_hidden_layers"] for k in hf_config.SECTIONS]
+  tensors = {
+      name: np.ascontiguousarray(x, np.float32)
+      for name, x in hf_names.to_theirs(flat, hf_names.pairs(*depth)).items()
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / "model.safetensors"
+  # Older versions of transformers refuse files that do not say this.
+  safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+  text = folder / "config.json"
+  text.write_text(json.dumps(config, indent=2) + "\n")
+  path.chmod(text.stat().st_mode)  # the library lets nobody else read it
+
+
+def _tensors(folder: epath.Path, wanted: set[str]) -> dict[str, np.ndarray]:
+  """All tensors by name, as float32."""
+  found: dict[str, np.ndarray] = {}
+  for path in _files(folder):
+    with _local(path) as local:
+      try:
+        with safetensors.safe_open(local, "np") as file:
+          for name in file.keys():
+            # Old versions saved 0, 1, 2, ... with the weights.
+            if not name.endswith(".position_ids"):
+              x = file.get_tensor(name)
+              found[name] = big_vision.float32(x, name=name, path=path)
+      except safetensors.SafetensorError as e:
+        raise UserError(
+            f"{path} is damaged or incomplete: {e}. Copy it again."
+        ) from None
+  missing, extra = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
+  if missing or extra:
+    raise UserError(
+        f"The tensors of {folder} must be those of a SiglipModel with the"
+        f" layers that config.json says; {len(missing)} are missing"
+        f" ({', '.join(missing[:2])}), {len(extra)} are unknown"
+        f" ({', '.join(extra[:2])})."
+    )
+  return found
+
+
+def _files(folder: epath.Path) -> list[epath.Path]:
+  single, index = (
+      folder / f"model.safetensors{end}" for end in ("", ".index.json")
+  )
+  if single.exists():
+    return [single]
+  if index.exists():
+    files = hf_processor.read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(
+        isinstance(f, str) and epath.Path(f).name == f for f in files.values()
+    ):
+      raise UserError(f"{index} must map tensors to files beside it.")
+    paths = [folder / name for name in sorted(set(files.values()))]
+    missing = [p for p in paths if not p.exists()]
+    if missing:
+      raise UserError(f"{index} names {missing[0]}, which is not there.")
+    return paths
+  if (folder / "pytorch_model.bin").exists():
+    raise UserError(
+        f"{folder} has its weights in pytorch_model.bin, a pickle, which could"
+        " run any code and is not opened: convert it with"
+        " save_pretrained(..., safe_serialization=True)."
+    )
+  raise UserError(f"There is no model.safetensors in {folder}.")
+
+
+@contextlib.contextmanager
+def _local(path: epath.Path):
+  """The path on a local disk, where the library can map it."""
+  if "://" not in os.fspath(path):
+    yield Path(path)
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    copied = epath.Path(folder) / path.name
+    path.copy(copied)
+    yield copied
+
+
+def _check_shapes(
+    folder: epath.Path, flat: Mapping, model: Mapping, side: int, length: int
+) -> None:
+  towers = TwoTowers(**model, scan=True)
+  shapes = jax.eval_shape(
+      lambda key: towers.init(key, (side, side, 3), length), jax.random.key(0)
+  )
+  for name, x in tree.flatten(layouts.unrolled(shapes)).items():
+    if flat[name].shape != x.shape:
+      raise UserError(
+          f"The tensors of {folder} must have the shapes its config.json says:"
+          f" {name} {x.shape}; got {flat[name].shape}."
+      )

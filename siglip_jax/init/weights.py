@@ -1,0 +1,86 @@
+"""Weights of any origin by big_vision's names, and what is known of them."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from siglip_jax import checkpoint
+from siglip_jax.convert import big_vision
+from siglip_jax.convert import huggingface
+from siglip_jax.errors import UserError
+from siglip_jax.init import old_vits
+from siglip_jax.init import remote
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+  """Parameters of NumPy arrays, and how their inputs are to be prepared.
+
+  Attributes:
+    params: nested, with parts of {"img", "txt", "t", "b"}.
+    image: preprocessing of pictures, where it is known.
+    text: preprocessing of texts, where it is known.
+    tokenizer_digest: of the tokenizer's file, where it is known.
+  """
+
+  params: dict
+  image: str | None = None
+  text: str | None = None
+  tokenizer_digest: str | None = None
+
+
+def read(path: str) -> Weights:
+  """Reads a workdir, an .npz of big_vision or AugReg, a transformers folder.
+
+  Args:
+    path: local, or on a file system that fsspec knows (gs://, s3://, hf://).
+
+  Raises:
+    UserError: there is nothing, nothing known, or it is damaged.
+  """
+  with remote.local(path) as here:
+    if not here.exists():
+      raise UserError(
+          f"There is nothing at {path}: expected the workdir of a run, an .npz"
+          " of big_vision or AugReg, or a transformers folder."
+      )
+    if here.is_file():
+      return Weights(params=_whole(big_vision.read(here)))
+    if (here / "checkpoints").is_dir():
+      return _workdir(here)
+    if _is_transformers(here / "config.json"):
+      found = huggingface.read(here)
+      return Weights(params=found.params, image=found.image, text=found.text)
+  raise UserError(
+      f"{path} holds no weights that are known: expected checkpoints (of a"
+      " run) or config.json with model.safetensors (of transformers)."
+  )
+
+
+def _workdir(folder: Path) -> Weights:
+  params, spec = checkpoint.read_params(folder)
+  tower = folder / "tower.npz"  # of a run on embeddings, which has no other
+  if tower.is_file() and "img" not in params:
+    params |= big_vision.read(tower)
+  return Weights(
+      params=params,
+      image=spec["image"],
+      text=spec["text"],
+      tokenizer_digest=spec["tokenizer_digest"],
+  )
+
+
+def _whole(params: dict) -> dict:
+  """A lone ViT becomes the image tower; towers are given today's names."""
+  if old_vits.is_vit(params):
+    return {"img": old_vits.modern(params)}
+  if old_vits.is_vit(params.get("img", {})):
+    return params | {"img": old_vits.modern(params["img"])}
+  return params
+
+
+def _is_transformers(config: Path) -> bool:
+  try:
+    return "model_type" in json.loads(config.read_bytes())
+  except (OSError, ValueError, TypeError):
+    return False

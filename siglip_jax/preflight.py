@@ -1,0 +1,63 @@
+"""Checks of a run on all its hosts, before it is started.
+
+  python -m siglip_jax.preflight --config=configs/NAME.py --workdir=DIR
+
+Training makes the same checks itself; this makes no others and ends.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from siglip_jax import cli
+from siglip_jax import config as config_lib
+from siglip_jax import launch
+from siglip_jax import preprocessing
+from siglip_jax import ready
+from siglip_jax import sharding
+from siglip_jax import workdir as workdir_lib
+from siglip_jax.errors import DONE
+from siglip_jax.errors import UserError
+from siglip_jax.peers import Peers
+from siglip_jax.run import Run
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "configs/NAME.py[:arg=value,...]", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_CLUSTER = launch.define_flags()
+
+
+def main(argv: Sequence[str]) -> int:
+  """Checks, and prints what was found."""
+  del argv
+  config = cli.config_of(_CONFIG)
+  workdir = _WORKDIR.value
+  if not workdir:
+    raise UserError("--workdir=DIR is needed.")
+  return launch.run(_CLUSTER(), lambda: _check(config, workdir))
+
+
+def _check(config: ml_collections.ConfigDict, folder: str) -> int:
+  config_lib.validate(config)
+  peers = Peers()
+  workdir = workdir_lib.prepare(folder, peers.index)
+  source = config_lib.train_source(config)
+  pp = preprocessing.make(config, source)
+  mesh = sharding.make_mesh(**config.mesh)
+  run = Run(config, mesh, pp.value_range, len(source))
+  found = ready.check(run, source, workdir, peers)
+  if peers.index == 0:
+    for i, f in enumerate(found):
+      print(
+          f"worker {i} ({f['host']}): code {f['code']}, config {f['config']},"
+          f" {f['examples']} examples, {f['free'] / 2**30:.1f} GiB free"
+      )
+    print(f"{len(found)} of {len(found)} ready, {mesh.size} devices.")
+  return DONE
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,45 @@
+"""A folder searched by text."""
+
+import fakes
+import numpy as np
+import pytest
+
+import siglip_jax
+from siglip_jax import album
+from siglip_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+  return siglip_jax.load(trained)
+
+
+def test_the_nearest_pictures_come_first(model, place):
+  found = album.make(model, place / "pictures")
+  assert len(found.paths) == 48
+  best = found.search("a red picture", 5)
+  cosine = (
+      model.encode_image(found.paths) @ model.encode_text(["a red picture"])[0]
+  )
+  order = np.argsort(-cosine, kind="stable")[:5]
+  assert [p for p, _ in best] == [found.paths[i] for i in order]
+  chances = [x for _, x in best]
+  assert chances == sorted(chances, reverse=True)
+  expected = model.similarity([best[0][0]], ["a red picture"])[0, 0]
+  assert chances[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_mistakes_are_named(model, tmp_path):
+  with pytest.raises(UserError, match="no folder .*gone"):
+    album.make(model, tmp_path / "gone")
+  (tmp_path / "notes.txt").write_text("no picture")
+  with pytest.raises(UserError, match="has no pictures"):
+    album.make(model, tmp_path)
+  (tmp_path / "deep").mkdir()
+  (tmp_path / "deep" / "good.PNG").write_bytes(fakes.png((1, 2, 3)))
+  (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff no more")
+  with pytest.raises(UserError, match="bad.jpg cannot be read as a picture"):
+    album.make(model, tmp_path)
+  (tmp_path / "bad.jpg").unlink()
+  (found,) = album.make(model, tmp_path).paths
+  assert found.name == "good.PNG"

@@ -1,0 +1,177 @@
+"""Faults of the files of a checkpoint: seen, said, and nothing lost."""
+
+import resource
+import shutil
+
+import fakes
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from siglip_jax import checkpoint
+from siglip_jax.errors import TryAgain
+from siglip_jax.errors import UserError
+from siglip_jax.step import TrainState
+
+SPEC = {"image": "decode", "tokenizer_digest": "abc"}
+
+
+def state(step):
+  rng = np.random.default_rng(step)
+  params = {"img": {"kernel": rng.normal(size=(64, 16)).astype(np.float32)}}
+  return TrainState(
+      step=jnp.int32(step),
+      replaced=jnp.int32(0),
+      params=jax.tree.map(jnp.asarray, params),
+      opt_state=(jnp.full((3,), step, jnp.float32),),
+  )
+
+
+SHAPES = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    state(0),
+)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("saved")
+  checkpoints = checkpoint.Checkpoints(workdir)
+  for step in (1, 2):
+    checkpoints.save(step, state(step), SPEC, evaluated=step == 1)
+  checkpoints.close()
+  return workdir
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+  return shutil.copytree(saved, tmp_path / "copy")
+
+
+def restored(workdir, **options):
+  """The step restored, after all of it was found to be what was saved."""
+  checkpoints = checkpoint.Checkpoints(workdir, **options)
+  found, spec, evaluated = checkpoints.restore(SHAPES)
+  checkpoints.close()
+  step = int(found.step)
+  jax.tree.map(np.testing.assert_array_equal, found, state(step))
+  assert spec == SPEC and evaluated == (step == 1)
+  return step
+
+
+def data_files(workdir):
+  """Those that hold the values, largest last."""
+  files = (workdir / "checkpoints" / "2" / "params").rglob("d/*")
+  return sorted(files, key=lambda p: p.stat().st_size)
+
+
+def flip(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 4
+  path.write_bytes(data)
+
+
+def test_the_newest_is_restored_as_it_was(copy):
+  assert restored(copy) == 2
+  assert not list(copy.glob("damaged_*"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "a flipped bit",
+        "a shard cut short",
+        "a shard missing",
+        "an empty item",
+        "metadata that are no JSON",
+        "another spec",
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_kept(copy, damage, caplog):
+  newest = copy / "checkpoints" / "2"
+  largest = data_files(copy)[-1]
+  if damage == "a flipped bit":
+    flip(largest)
+  elif damage == "a shard cut short":
+    largest.write_bytes(largest.read_bytes()[:1000])
+  elif damage == "a shard missing":
+    largest.unlink()
+  elif damage == "an empty item":
+    shutil.rmtree(newest / "rest")
+    (newest / "rest").mkdir()
+  elif damage == "metadata that are no JSON":
+    (newest / "params" / "_METADATA").write_text('{"tree_meta')
+  else:
+    path = newest / "spec" / "metadata"
+    path.write_text(path.read_text().replace("abc", "abd"))
+  assert restored(copy) == 1
+  assert "Checkpoint 2 is unreadable: " in caplog.text
+  assert (copy / "damaged_2" / "params").is_dir()
+  assert not newest.exists()
+  assert restored(copy) == 1
+
+
+def test_half_written_ones_are_no_steps_and_go_with_the_next_run(copy):
+  half = copy / "checkpoints" / "3.orbax-checkpoint-tmp"
+  shutil.copytree(copy / "checkpoints" / "2" / "params", half / "params")
+  assert restored(copy) == 2
+  assert half.is_dir()  # perhaps of a run that is still writing
+  checkpoints = checkpoint.Checkpoints(copy, clean=True)
+  checkpoints.save(4, state(4), SPEC)
+  checkpoints.close()
+  assert not half.exists()
+
+
+def test_checkpoints_without_checksums_are_read(copy):
+  shutil.rmtree(copy / "checkpoints" / "1" / "about")
+  shutil.rmtree(copy / "checkpoints" / "2")
+  assert restored(copy) == 1
+
+
+def test_with_none_whole_all_are_kept(copy):
+  for step in (1, 2):
+    shutil.rmtree(copy / "checkpoints" / str(step) / "rest")
+  with pytest.raises(UserError, match=r"No checkpoint .*\(step 2: .*step 1: "):
+    restored(copy)
+  assert (copy / "checkpoints" / "2" / "params").is_dir()
+
+
+def test_a_full_disk_ends_the_run_and_the_last_one_is_whole(copy):
+  checkpoints = checkpoint.Checkpoints(copy, clean=True)
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+  try:
+    with pytest.raises(UserError) as e:
+      checkpoints.save(3, state(3), SPEC)
+      checkpoints.close()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  assert "The disk is full" in str(e.value)
+  assert "checkpoints/2 is whole" in str(e.value)
+  assert restored(copy, clean=True) == 2
+
+
+class Alone(fakes.BoardPeers):
+  """The other process never comes: it waits inside Orbax."""
+
+  def gather(self, topic, value, *, seconds):
+    raise TryAgain("Worker 1 gave no sign.")
+
+
+def test_one_that_a_single_process_cannot_read_is_moved_and_all_end(copy):
+  flip(data_files(copy)[-1])
+  with pytest.raises(TryAgain, match="2 could not be read by all .*checksum"):
+    restored(copy, peers=Alone({}, 0, 2))
+  assert (copy / "damaged_2").is_dir()
+  assert restored(copy) == 1
+
+
+def test_one_that_only_another_process_cannot_read_is_passed_over(copy):
+  class Other(fakes.BoardPeers):
+
+    def gather(self, topic, value, *, seconds):
+      return [value, "cut short" if topic == "restored 2" else value]
+
+  assert restored(copy, peers=Other({}, 0, 2)) == 1
+  assert (copy / "damaged_2").is_dir()

@@ -1,0 +1,228 @@
+"""transformers' folders: read as they mean it, and refused when they lie."""
+
+import json
+from pathlib import Path
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors
+
+from siglip_jax import losses
+from siglip_jax import tree
+from siglip_jax.convert import big_vision
+from siglip_jax.convert import huggingface
+from siglip_jax.errors import UserError
+from siglip_jax.models.two_towers import TwoTowers
+
+TINY = Path("tests/data/hf_siglip_tiny")
+
+
+@pytest.fixture
+def folder(tmp_path):
+  for name in ("config.json", "model.safetensors"):
+    shutil.copyfile(TINY / name, tmp_path / name)
+  return tmp_path
+
+
+def change(folder, name="config.json", **values):
+  path = folder / name
+  config = json.loads(path.read_text()) if path.exists() else {}
+  for key, value in values.items():
+    *nodes, leaf = key.split("__")
+    node = config
+    for n in nodes:
+      node = node[n]
+    node[leaf] = value
+  path.write_text(json.dumps(config))
+
+
+def test_embeddings_logits_and_loss_are_transformers():
+  found = huggingface.read(TINY)
+  expected = np.load(TINY / "expected.npz")
+  model = TwoTowers(**found.model)
+  zimg = jax.jit(model.encode_image)(found.params, expected["image"])
+  ztxt = jax.jit(model.encode_text)(found.params, expected["text"])
+  np.testing.assert_allclose(zimg, expected["zimg"], atol=1e-5)
+  np.testing.assert_allclose(ztxt, expected["ztxt"], atol=1e-5)
+  t, b = jnp.asarray(found.params["t"][0]), jnp.asarray(found.params["b"][0])
+  logits = jnp.exp(t) * zimg @ ztxt.T + b
+  np.testing.assert_allclose(logits, expected["logits"], atol=1e-5, rtol=1e-5)
+  loss = losses.sigmoid_loss(zimg, ztxt, t, b)
+  np.testing.assert_allclose(loss, expected["loss"], rtol=1e-5)
+  assert found.image_size == 32 and found.text_len == 16
+  assert found.tokenizer is None
+
+
+def test_what_is_written_is_what_was_read(tmp_path):
+  found = huggingface.read(str(TINY))
+  huggingface.write(tmp_path / "new", found.params, image_size=32)
+  path = "model.safetensors"
+  saved = safetensors.load_file(TINY / path)
+  again = safetensors.load_file(tmp_path / "new" / path)
+  assert saved.keys() == again.keys()
+  for name, x in saved.items():
+    np.testing.assert_array_equal(again[name], x)
+  assert huggingface.read(tmp_path / "new").model == found.model
+  modes = {p.stat().st_mode for p in (tmp_path / "new").iterdir()}
+  assert len(modes) == 1
+
+
+def test_a_folder_in_parts_in_half_precision_with_old_buffers(folder):
+  saved = safetensors.load_file(folder / "model.safetensors")
+  (folder / "model.safetensors").unlink()
+  kinds = (np.float16, ml_dtypes.bfloat16)
+  half = {n: x.astype(kinds[i % 2]) for i, (n, x) in enumerate(saved.items())}
+  half["vision_model.embeddings.position_ids"] = np.arange(16)[None]
+  names = sorted(half)
+  parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+  for file, members in parts.items():
+    safetensors.save_file({n: half[n] for n in members}, folder / file)
+  index = {n: file for file, members in parts.items() for n in members}
+  change(folder, "model.safetensors.index.json", weight_map=index)
+  found = huggingface.read(folder)
+  embedding = found.params["txt"]["Embed_0"]["embedding"]
+  name = "text_model.embeddings.token_embedding.weight"
+  assert embedding.dtype == np.float32
+  np.testing.assert_array_equal(embedding, half[name].astype(np.float32))
+  change(folder, "model.safetensors.index.json", weight_map={"a": "../x"})
+  with pytest.raises(UserError, match="to files beside it"):
+    huggingface.read(folder)
+  change(folder, "model.safetensors.index.json", weight_map={"a": "gone"})
+  with pytest.raises(UserError, match="gone, which is not there"):
+    huggingface.read(folder)
+
+
+def test_what_config_json_leaves_out_is_siglips_default(tmp_path):
+  (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
+  safetensors.save_file({"a": np.ones(1)}, tmp_path / "model.safetensors")
+  # 404 tensors: 2 towers of 12 blocks of 16, and the rest.
+  with pytest.raises(UserError, match="must be float32"):
+    huggingface.read(tmp_path)
+  safetensors.save_file({"a": np.ones(1, "f4")}, tmp_path / "model.safetensors")
+  with pytest.raises(UserError, match="408 are missing.* 1 are unknown .a"):
+    huggingface.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values, match",
+    [
+        ({"model_type": "clip"}, "must be of a SiglipModel.*got 'clip'"),
+        ({"model_type": "siglip2"}, "NaFlex models.* not supported"),
+        ({"vision_config": 3}, "vision_config must be an object; got 3"),
+        (
+            {"text_config__hidden_act": "gelu"},
+            "text_config.hidden_act must be 'gelu_pytorch_tanh'.* got 'gelu'",
+        ),
+        ({"vision_config__vision_use_head": False}, "vision_use_head must be"),
+        ({"text_config__vocab_size": "200"}, "positive integer; got '200'"),
+        ({"text_config__num_hidden_layers": 4}, "16 are missing"),
+        ({"text_config__num_hidden_layers": 2}, "16 are unknown"),
+        (
+            {"vision_config__image_size": 40},
+            r"shapes its config.json says: img/pos_embedding \(1, 25, 48\)",
+        ),
+        ({"vision_config__num_attention_heads": 5}, "do not have the shapes"),
+        ({"text_config__projection_size": 5}, "txt/head/bias .5,.; got .48,"),
+    ],
+)
+def test_a_config_that_is_not_the_weights_is_named(folder, values, match):
+  change(folder, **values)
+  with pytest.raises(UserError, match=match):
+    huggingface.read(folder)
+
+
+def test_missing_and_damaged_files_are_named(folder, tmp_path):
+  weights = folder / "model.safetensors"
+  whole = weights.read_bytes()
+  for keep in (0, 7, 1000, len(whole) - 1):
+    weights.write_bytes(whole[:keep])
+    with pytest.raises(UserError, match="model.safetensors is damaged"):
+      huggingface.read(folder)
+  weights.unlink()
+  with pytest.raises(UserError, match="no model.safetensors in"):
+    huggingface.read(folder)
+  (folder / "pytorch_model.bin").write_bytes(b"\x80\x02.")
+  with pytest.raises(UserError, match="pickle.*save_pretrained"):
+    huggingface.read(folder)
+  for content, match in (("{", "no JSON, or damaged"), ("[]", "JSON object")):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(UserError, match=match):
+      huggingface.read(folder)
+  (folder / "config.json").unlink()
+  with pytest.raises(UserError, match="There is no .*config.json"):
+    huggingface.read(folder)
+  with pytest.raises(UserError, match="There is no .*gone: expected a folder"):
+    huggingface.read(tmp_path / "gone")
+  with pytest.raises(UserError, match="npz is a file"):
+    huggingface.read("tests/data/big_vision_tiny.npz")
+
+
+def test_the_files_say_how_to_prepare(folder):
+  def read():
+    found = huggingface.read(folder)
+    return found.image, found.text
+
+  image, text = read()
+  assert image == "decode|resize(32, method='bicubic')|value_range(-1, 1)"
+  assert text.startswith("lower|strip_punctuation|tokenize(max_len=16")
+  assert "space='marked'" in text and "pad_value=1" in text
+  name = "preprocessor_config.json"
+  change(folder, name, resample=2, do_convert_rgb=None)
+  change(folder, name, image_mean=[0.0] * 3, image_std=[1.0] * 3)
+  change(folder, "tokenizer_config.json", tokenizer_class="GemmaTokenizerFast")
+  shutil.copyfile("tests/data/gemma_tokenizer.json", folder / "tokenizer.json")
+  image, text = read()
+  assert image == "decode|resize(32, method='bilinear')|value_range(0, 1)"
+  assert text == (
+      "lower('characters')|tokenize(max_len=16, model='tokenizer.json',"
+      " eos='sticky', pad_value=0)"
+  )
+  assert huggingface.read(folder).tokenizer == folder / "tokenizer.json"
+  change(folder, "tokenizer_config.json", tokenizer_class="CLIPTokenizer")
+  with pytest.raises(UserError, match="SiglipTokenizer.* got 'CLIPTokenizer'"):
+    read()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"do_resize": False},
+        {"resample": 0},
+        {"resample": "bicubic"},
+        {"resample": [3]},
+        {"size": {"height": 32, "width": 48}},
+        {"size": {"shortest_edge": 32}},
+        {"rescale_factor": 1},
+        {"image_mean": [0.4, 0.5, 0.6]},
+        {"image_mean": "x"},
+        {"image_std": 0},
+        {"do_center_crop": True},
+    ],
+)
+def test_other_preprocessing_is_refused(folder, values):
+  change(folder, "preprocessor_config.json", **values)
+  with pytest.raises(UserError, match="config.json must resize"):
+    huggingface.read(folder)
+
+
+def test_models_that_siglip_model_cannot_be(tmp_path):
+  params = tree.flatten(big_vision.read("tests/data/big_vision_tiny.npz"))
+
+  def refuse(match, *, image_size=32, **changes):
+    flat = params | changes
+    flat = {n: x for n, x in flat.items() if x is not None}
+    with pytest.raises(UserError, match=match):
+      huggingface.write(tmp_path, tree.unflatten(flat), image_size=image_size)
+
+  refuse("differs in b", b=None)
+  refuse("differs in img/cls", **{"img/cls": np.ones((1, 1, 64), "f4")})
+  refuse("16 positions and patches of 8 .* 64 x 64", image_size=64)
+  narrow = {"txt/head/kernel": np.ones((64, 5), "f4")}
+  refuse("width of the image tower, 64; got 5", **narrow)
+  no_blocks = {n: None for n in params if "txt/Encoder_0/encoderblock" in n}
+  refuse("no blocks txt/Encoder_0/encoderblock_0", **no_blocks)
+  assert not list(tmp_path.iterdir())

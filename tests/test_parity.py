@@ -1,0 +1,155 @@
+"""Beside transformers itself: pip install -e '.[parity]'."""
+
+import json
+from pathlib import Path
+import shutil
+
+import awkward
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity_fixtures
+import pytest
+from sentencepiece import sentencepiece_model_pb2
+
+from siglip_jax import tree
+from siglip_jax.convert import big_vision
+from siglip_jax.convert import huggingface
+from siglip_jax.convert import layouts
+from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.models import zoo
+from siglip_jax.models.two_towers import TwoTowers
+
+REASON = "no transformers or PyTorch: pip install -e '.[parity]'"
+torch = pytest.importorskip("torch", reason=REASON)
+transformers = pytest.importorskip("transformers", reason=REASON)
+pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
+
+DATA = Path("tests/data").absolute()
+TEXTS = {
+    "SiglipTokenizer": (
+        f"--tokenizer={DATA / 'spiece.model'}",
+        "--text=lower|strip_punctuation|tokenize(max_len=16, model='x',"
+        " space='marked')",
+    ),
+    "a run's": (
+        f"--tokenizer={DATA / 'spiece.model'}",
+        "--text=lower|tokenize(max_len=16, model='x')",
+    ),
+    "Gemma's": (
+        f"--tokenizer={DATA / 'gemma_tokenizer.json'}",
+        "--text=lower('characters')|tokenize(max_len=16, model='x',"
+        " pad_value=0)",
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=TEXTS)
+def folder(request, command, tmp_path_factory):
+  """big_vision's tiny model as a folder, with one of the tokenizers."""
+  target = tmp_path_factory.mktemp("exported") / "folder"
+  command.run(
+      "siglip_jax.convert",
+      *(DATA / "big_vision_tiny.npz", target, "--to=transformers"),
+      *("--image=decode|resize(32, method='bicubic')|value_range(-1,1)",),
+      *("--image_size=32", *TEXTS[request.param]),
+      status=0,
+  )
+  return target
+
+
+def outputs(folder, images, ids):
+  model = transformers.SiglipModel.from_pretrained(folder).eval()
+  with torch.no_grad():
+    return model(
+        input_ids=torch.tensor(np.array(ids)).long(),
+        pixel_values=torch.tensor(np.array(images)).permute(0, 3, 1, 2),
+        return_loss=True,
+    )
+
+
+def test_an_exported_model_says_the_same(folder):
+  expected = np.load(DATA / "big_vision_tiny_expected.npz")
+  found = outputs(folder, expected["image"], expected["text"])
+  for name, x in (("zimg", found.image_embeds), ("ztxt", found.text_embeds)):
+    np.testing.assert_allclose(x, expected[name], atol=1e-5)
+  logits = found.logits_per_image
+  np.testing.assert_allclose(logits, expected["logits"], atol=1e-5, rtol=1e-5)
+  np.testing.assert_allclose(found.loss, expected["loss"], rtol=1e-5)
+
+
+def test_an_exported_processor_prepares_the_same(folder):
+  processor = transformers.AutoProcessor.from_pretrained(folder)
+  found = huggingface.read(folder)
+  texts, rng = awkward.texts(), np.random.default_rng(0)
+  theirs = processor(text=texts, padding="max_length", truncation=True)
+  assert set(theirs) == {"input_ids"}  # A mask would be used.
+  ours = Preprocess(found.text, tokenizer_path=found.tokenizer)
+  for text, ids in zip(texts, theirs["input_ids"], strict=True):
+    assert ours({"text": text}, rng)["text"].tolist() == list(ids), repr(text)
+  assert found.image == "decode|resize(32, method='bicubic')|value_range(-1, 1)"
+  picture = awkward.pictures()["transparent"]
+  pixels = np.asarray(processor(images=picture)["pixel_values"][0])
+  ours = Preprocess("decode|resize(32, method='bicubic')")
+  x = ours({"image": awkward.png(picture)}, rng)["image"] / 127.5 - 1
+  np.testing.assert_allclose(pixels.transpose(1, 2, 0), x, atol=1e-6)
+
+
+def test_the_committed_numbers_are_what_it_says_today():
+  texts = awkward.texts()
+  expected = json.loads((DATA / "parity.json").read_text())
+  fixtures = parity_fixtures
+  assert expected["siglip"] == fixtures.ids(fixtures.siglip_tokenizer(), texts)
+  assert expected["siglip2"] == fixtures.ids(
+      fixtures.siglip2_tokenizer(), texts
+  )
+  pixels = np.load(DATA / "parity_pixels.npz")
+  for kind, method in (("bicubic", 3), ("bilinear", 2)):
+    for name, x in fixtures.transformers_pixels(method).items():
+      np.testing.assert_allclose(
+          x, pixels[f"{kind}/{name}"] / 127.5 - 1, atol=1e-6, err_msg=name
+      )
+
+
+def test_a_full_size_model_keeps_its_logits(command, tmp_path):
+  variant, rng = zoo.get("siglip-b16-224"), np.random.default_rng(0)
+  stacked = {
+      name: rng.standard_normal(shape, np.float32) / 30
+      for name, shape in variant.shapes.items()
+  }
+  params = layouts.unrolled(tree.unflatten(stacked))
+  npz, folder = tmp_path / "b16.npz", tmp_path / "b16"
+  big_vision.write(npz, params)
+  arguments = ("siglip_jax.convert", npz, folder, "--to=transformers")
+  assert "spiece.model of google/siglip-base" in command.refuse(*arguments)
+  small = f"--tokenizer={DATA / 'spiece.model'}"
+  assert "of 32000 pieces; this file" in command.refuse(*arguments, small)
+  _fill_up(DATA / "spiece.model", tmp_path / "t.model", 32_000)
+  command.run(*arguments, f"--tokenizer={tmp_path / 't.model'}", status=0)
+  npz.unlink()
+  found = huggingface.read(folder)
+  images = rng.uniform(-1, 1, (2, 224, 224, 3)).astype(np.float32)
+  ids = rng.integers(0, 32_000, (2, 64), np.int32)
+  theirs = outputs(folder, images, ids)
+  shutil.rmtree(folder)
+  flat, again = tree.flatten(params), tree.flatten(found.params)
+  assert flat.keys() == again.keys()
+  assert all(np.array_equal(again[n], x) for n, x in flat.items())
+  model = TwoTowers(**variant.model, scan=True)
+
+  @jax.jit
+  def logits(params, images, ids):
+    zimg = model.encode_image(params, images)
+    ztxt = model.encode_text(params, ids)
+    return jnp.exp(params["t"][0]) * zimg @ ztxt.T + params["b"][0]
+
+  ours = logits(layouts.scanned(found.params), images, ids)
+  np.testing.assert_allclose(ours, theirs.logits_per_image, atol=1e-5)
+
+
+def _fill_up(source, target, pieces):
+  """A SentencePiece model with pieces that no text has."""
+  proto = sentencepiece_model_pb2.ModelProto.FromString(source.read_bytes())
+  for i in range(len(proto.pieces), pieces):
+    proto.pieces.add(piece=f"<unused {i}>", score=0.0, type=5)
+  target.write_bytes(proto.SerializeToString())

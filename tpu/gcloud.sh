@@ -1,0 +1,92 @@
+# shellcheck shell=bash
+# Sourced after settings.sh: gcloud, what its failures mean, what exists.
+
+SCRATCH=$(mktemp -d)
+readonly SCRATCH QUEUE=$TPU_NAME-queue
+trap 'rm -rf "$SCRATCH"' EXIT
+
+[ "$DRY_RUN" = 1 ] || command -v gcloud >/dev/null || wrong \
+  "gcloud is not on the PATH. Install the Google Cloud CLI, then run" \
+  "'gcloud auth login'."
+
+# Runs gcloud, or in a dry run prints the command.
+call() {
+  if [ "$DRY_RUN" = 1 ]; then
+    say "$(quoted gcloud "$@")"
+  else
+    gcloud "$@"
+  fi
+}
+
+tpus() {
+  local kind=$1 verb=$2
+  shift 2
+  call compute tpus "$kind" "$verb" "$@" --project="$PROJECT" --zone="$ZONE"
+}
+
+# explain FILE: dies with what gcloud's error output in it means.
+explain() {
+  local said
+  said=$(grep '^ERROR' "$1" | tail -n 1)
+  [ -n "$said" ] || said=$(tail -n 1 "$1")
+  case $(cat "$1") in
+    *UNAVAILABLE* | *DEADLINE_EXCEEDED* | *"Max retries"* | *"timed out"* | \
+      *onnection*Error* | *"Unable to find the server"* | *unreachable*)
+      again "Google Cloud did not answer. Try again. ($said)" ;;
+    *"active account"* | *"auth login"* | *"auth tokens"* | *eauthenticat*)
+      wrong "gcloud is not logged in. Run 'gcloud auth login'. ($said)" ;;
+    *[Qq]uota*)
+      wrong "The quota of project $PROJECT in $ZONE does not cover" \
+        "a $PROVISIONING $ACCELERATOR_TYPE. Ask for more under IAM > Quotas," \
+        "or change ZONE, PROVISIONING or ACCELERATOR_TYPE. ($said)" ;;
+    *"no more capacity"* | *"not enough resources"* | *STOCKOUT*)
+      again "$ZONE has no free $ACCELERATOR_TYPE now. Try again later," \
+        "or set QUEUED=1 to wait in the queue. ($said)" ;;
+    *SERVICE_DISABLED* | *"has not been used in project"*)
+      wrong "The TPU API is off in project $PROJECT. Run 'gcloud services" \
+        "enable tpu.googleapis.com --project=$PROJECT'. ($said)" ;;
+    *PERMISSION_DENIED* | *ermission*denied*)
+      wrong "Your account may not do this in project $PROJECT, or there" \
+        "is no such project. It needs the role TPU Admin. ($said)" ;;
+    *) wrong "gcloud failed: $said" ;;
+  esac
+}
+
+# Prints a describe's FORMAT, or NONE; in a dry run the first argument.
+described() {
+  local assumed=$1 kind=$2 name=$3 format=$4 found
+  if [ "$DRY_RUN" = 1 ]; then
+    tpus "$kind" describe "$name" "--format=$format"
+    echo "$assumed"
+  elif found=$(tpus "$kind" describe "$name" "--format=$format" \
+    2>"$SCRATCH/described"); then
+    echo "${found:-NONE}"
+  elif grep -q NOT_FOUND "$SCRATCH/described"; then
+    echo NONE
+  else
+    explain "$SCRATCH/described"
+  fi
+}
+
+# READY, CREATING, REPAIRING, PREEMPTED ... or NONE.
+node_state() { described "$1" tpu-vm "$TPU_NAME" 'value(state)'; }
+
+# WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE, FAILED, SUSPENDED ... or NONE.
+queue_state() {
+  described "$1" queued-resources "$QUEUE" 'value(state.state)'
+}
+
+# How many machines this type is, which a dry run cannot ask.
+usual_workers() {
+  local size=${ACCELERATOR_TYPE##*-} workers
+  case $ACCELERATOR_TYPE in
+    v5litepod-* | v6e-*) workers=$((size > 8 ? size / 4 : 1)) ;; # chips
+    *) workers=$((size / 8)) ;;                                 # cores
+  esac
+  echo $((workers > 0 ? workers : 1))
+}
+
+worker_count() {
+  described "$(usual_workers)" tpu-vm "$TPU_NAME" \
+    'value(networkEndpoints.len())'
+}

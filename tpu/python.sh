@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# tpu/python.sh MODULE ARGUMENTS...: `python -m MODULE` on all workers, such as
+# siglip_jax.embed, and follows worker 0. What goes on in it outlives this
+# script, as with tpu/run.sh, and it exits the same way.
+
+# shellcheck source=tpu/settings.sh
+. "$(dirname "$0")/settings.sh"
+# shellcheck source=tpu/gcloud.sh
+. "$TPU/gcloud.sh"
+# shellcheck source=tpu/workers.sh
+. "$TPU/workers.sh"
+# shellcheck source=tpu/runs.sh
+. "$TPU/runs.sh"
+
+case ${1-} in
+  siglip_jax.?*) ;;
+  *) wrong "A module of siglip_jax is needed: $0 siglip_jax.embed" \
+    "[--FLAG=VALUE ...]; got '${1-}'." ;;
+esac
+module=$1
+shift
+RUN_ARGUMENTS=("$@")
+count_workers
+sync_code
+start_all "$module"
+finish
