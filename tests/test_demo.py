@@ -86,7 +86,9 @@ def test_labels_and_search_in_a_browser(page, trained, place):
     best, chance = album.search("a red picture", 1)[0]
     first = page.locator("#gallery img").first
     assert best.name in first.get_attribute("src")
-    assert first.evaluate("i => i.complete && i.naturalWidth") == 16
+    page.wait_for_function(
+        "document.querySelector('#gallery img').naturalWidth == 16"
+    )
     assert f"{chance:.1%}" in page.inner_text("#gallery")
   finally:
     app.close()
