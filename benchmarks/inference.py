@@ -4,15 +4,19 @@
 
 Random weights of a released model's sizes are written as a transformers folder
 and read by both. Prepared pictures and token ids go in, embeddings come out;
-the two take turns, and the ratio is of medians. Then each starts anew in a
-process of its own, up to its first embedding. Needs the extra [parity].
+the two take turns, and the ratio is of medians. Each also starts anew in a
+process of its own, up to its first embedding. Time on the CPU is shown beside,
+which others on the machine change less; but threads that wait for each other
+spin, so pin the process to one core (taskset -c 0) to read it. Needs the extra
+[parity].
 """
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import functools
 import os
 from pathlib import Path
-import statistics
+import resource
 import subprocess
 import sys
 import tempfile
@@ -83,34 +87,37 @@ def transformers_model(folder: Path) -> tuple[Callable, Callable]:
   return encode_image, encode_text
 
 
-def take_turns(
-    functions: Sequence[Callable], x: np.ndarray
-) -> list[list[float]]:
-  """Seconds of each call, the functions one after the other in each round."""
-  for f in functions:
-    f(x)
-  times: list[list[float]] = [[] for _ in functions]
-  for _ in range(_ROUNDS.value):
-    for f, seconds in zip(functions, times, strict=True):
-      begin = time.perf_counter()
-      f(x)
-      seconds.append(time.perf_counter() - begin)
-  return times
+def take_turns(functions: Sequence[Callable], rounds: int) -> np.ndarray:
+  """Seconds of each call: (functions, rounds, wall clock and CPU).
+
+  The functions take turns; one unmeasured round comes first.
+  """
+  found = np.zeros((len(functions), rounds + 1, 2))
+  for i in range(rounds + 1):
+    for f, seconds in zip(functions, found[:, i], strict=True):
+      begin = _clocks()
+      f()
+      seconds[:] = _clocks() - begin
+  return found[:, 1:]
 
 
-def starts(folder: Path, side: int) -> list[list[float]]:
-  """Seconds of whole processes, ours and theirs in turns."""
-  times: list[list[float]] = [[], []]
-  for _ in range(_STARTS.value):
-    for code, seconds in zip((_OURS, _THEIRS), times, strict=True):
-      begin = time.perf_counter()
-      subprocess.run(
-          [sys.executable, "-c", code.format(folder=str(folder), side=side)],
-          check=True,
-          stderr=subprocess.DEVNULL,
-      )
-      seconds.append(time.perf_counter() - begin)
-  return times
+def _clocks() -> np.ndarray:
+  """Wall clock, and CPU of this process and of those it has waited for."""
+  used = [
+      resource.getrusage(who)
+      for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+  ]
+  cpu = sum(u.ru_utime + u.ru_stime for u in used)
+  return np.array([time.perf_counter(), cpu])
+
+
+def start(code: str, folder: Path, side: int) -> None:
+  """Runs one side in a process of its own."""
+  subprocess.run(
+      [sys.executable, "-c", code.format(folder=str(folder), side=side)],
+      check=True,
+      stderr=subprocess.DEVNULL,
+  )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -118,16 +125,22 @@ def main(argv: Sequence[str]) -> None:
   del argv
   variant, n = zoo.get(_VARIANT.value), _BATCH.value
   side, rng = variant.image_size, np.random.default_rng(0)
+  cores = len(os.sched_getaffinity(0))
   table = rich_table.Table(
-      title=f"{variant.name}, batch {n}, float32, {os.cpu_count()} cores, load"
+      title=f"{variant.name}, batch {n}, float32, {cores} cores, load"
       f" {os.getloadavg()[0]:.1f}: medians of {_ROUNDS.value} turns",
       title_justify="left",
   )
-  for column in ("what", "siglip_jax", "transformers", "ratio", "of turns"):
+  columns = "siglip_jax", "transformers", "ratio", "of turns", "ratio, CPU"
+  for column in ("what", *columns):
     table.add_column(column, justify="right")
   with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
     write_folder(folder, variant)
+    codes = [
+        functools.partial(start, c, folder, side) for c in (_OURS, _THEIRS)
+    ]
+    _add(table, "seconds to start", take_turns(codes, _STARTS.value))
     ours = siglip_jax.load(folder, batch_size=n)
     theirs = transformers_model(folder)
     images = rng.uniform(-1, 1, (n, side, side, 3)).astype(np.float32)
@@ -138,22 +151,22 @@ def main(argv: Sequence[str]) -> None:
     ):
       difference = np.abs(pair[0](x) - pair[1](x)).max()
       assert difference < 1e-4, f"not the same model: {difference}"
-      _add(table, what, take_turns(pair, x), count=n)
-    del ours, theirs
-    _add(table, "starts/s", starts(folder, side), count=1)
+      calls = [functools.partial(f, x) for f in pair]
+      _add(table, what, take_turns(calls, _ROUNDS.value), count=n)
   rich_console.Console(width=100).print(table)
 
 
-def _add(table, what: str, times: list[list[float]], *, count: int) -> None:
-  """A row: rates, the ratio of medians, and the range of the turns' ratios."""
-  ours, theirs = (statistics.median(t) for t in times)
-  turns = [b / a for a, b in zip(*times, strict=True)]
+def _add(table, what: str, times: np.ndarray, *, count: int = 0) -> None:
+  """A row: rates or seconds, and how many times faster we are."""
+  ours, theirs = np.median(times, axis=1)
+  turns = times[1, :, 0] / times[0, :, 0]
+  shown = [count / x[0] if count else x[0] for x in (ours, theirs)]
   table.add_row(
       what,
-      f"{count / ours:.2f}",
-      f"{count / theirs:.2f}",
-      f"{theirs / ours:.2f}",
-      f"{min(turns):.2f} to {max(turns):.2f}",
+      *(f"{x:.2f}" for x in shown),
+      f"{theirs[0] / ours[0]:.2f}",
+      f"{turns.min():.2f} to {turns.max():.2f}",
+      f"{theirs[1] / ours[1]:.2f}",
   )
 
 
