@@ -61,17 +61,17 @@ def small(embedded: bool) -> ml_collections.ConfigDict:
 def prepared(embedded: bool) -> tuple[Callable[[], None], float]:
   """A step to be timed, and its bytes by the compiler."""
   run = run_lib.Run(small(embedded), sharding.make_mesh())
-  rng = np.random.default_rng(0)
+  rng, shapes = np.random.default_rng(0), run.batch_shapes()
   batch = {
-      "image": rng.integers(0, 256, (_BATCH.value, 224, 224, 3), np.uint8),
+      "image": rng.integers(0, 256, shapes["image"].shape, np.uint8),
       "text": rng.integers(2, 8000, (_BATCH.value, _LENGTH.value), np.int32),
       "replaced": np.full(_BATCH.value, -1, np.int32),
   }
   if embedded:
-    z = rng.normal(size=(_BATCH.value, 384)).astype(np.float32)
+    z = rng.normal(size=shapes["image"].shape).astype(np.float32)
     batch["image"] = z / np.linalg.norm(z, axis=1, keepdims=True)
   batch = jax.device_put(batch, sharding.batch_sharding(run.mesh))
-  program = run.train_step.lower(run.state_shapes, run.batch_shapes()).compile()
+  program = run.train_step.lower(run.state_shapes, shapes).compile()
   memory = program.memory_analysis()
   state = run.init()
 
