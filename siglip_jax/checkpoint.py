@@ -5,7 +5,6 @@ the background. Checksums tell whether what is read is what was written. A step
 that cannot be read, or is not the same, is passed over for an older one.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
@@ -111,27 +110,11 @@ class Checkpoints:
         rest=ocp.args.StandardRestore(_rest(shapes)),
         spec=ocp.args.JsonRestore(),
     )
-    found = self._newest(lambda step: items)
+    found = self._newest(items)
     if found is None:
       return None
     state = TrainState(params=found["params"], **found["rest"])
     return state, found["spec"], found["about"].get("evaluated", True)
-
-  def restore_params(self, shapes: Mapping) -> tuple[dict, dict, int]:
-    """Parameters, spec and step of the newest whole checkpoint.
-
-    Parameters are of the types they were saved in, whatever those of `shapes`:
-    a frozen tower may have been kept in bfloat16.
-    """
-    found = self._newest(
-        lambda step: dict(
-            params=ocp.args.StandardRestore(self._as_saved(step, shapes)),
-            spec=ocp.args.JsonRestore(),
-        )
-    )
-    if found is None:
-      raise UserError(f"There is no checkpoint in {self._folder}: train first.")
-    return found["params"], found["spec"], found["step"]
 
   def wait(self) -> None:
     """Returns when all is on disk."""
@@ -143,24 +126,12 @@ class Checkpoints:
     self.wait()
     self._manager.close()
 
-  def _as_saved(self, step: int, shapes: Mapping) -> Mapping:
-    saved = _metadata(epath.Path(self._folder / str(step) / "params"))
-    return jax.tree.map(
-        lambda s, m: jax.ShapeDtypeStruct(
-            s.shape, m.dtype, sharding=s.sharding
-        ),
-        dict(shapes),
-        saved,
-    )
-
-  def _newest(
-      self, items: Callable[[int], Mapping[str, Any]]
-  ) -> dict[str, Any] | None:
+  def _newest(self, items: Mapping[str, Any]) -> dict[str, Any] | None:
     reasons, steps = {}, self.steps()
     for step in steps:
       found, problem = {}, ""
       try:
-        found = self._read(step, items(step))
+        found = self._read(step, items)
       # Orbax raises whatever its parts do: OSError, KeyError, ValueError, ...
       except Exception as e:  # pylint: disable=broad-except
         problem = f"{type(e).__name__}: {_first_line(e)}"
@@ -186,10 +157,8 @@ class Checkpoints:
     more = {"about": ocp.args.JsonRestore()} if known else {}
     args = ocp.args.Composite(**items, **more)
     found = {"about": {}} | dict(self._manager.restore(step, args=args).items())
-    for name in items if known else ():
-      of = checksums.of_json if name == "spec" else checksums.of_arrays
-      if of(found[name]) != found["about"][name]:
-        raise ValueError(f"the checksum of {name!r} is not the one saved")
+    if known:
+      _verify({name: found[name] for name in items}, found["about"])
     return found
 
   def _agree(self, step: int, problem: str, *, last: bool) -> str:
@@ -248,6 +217,7 @@ def read_params(workdir: str | Path) -> tuple[dict, dict]:
   """Parameters as NumPy arrays and the spec, of the newest whole checkpoint.
 
   Nothing in the workdir is changed, and nothing need be known of the model.
+  Arrays are of the types they were saved in: a frozen tower may be bfloat16.
 
   Raises:
     UserError: there is no checkpoint, or none can be read.
@@ -257,8 +227,7 @@ def read_params(workdir: str | Path) -> tuple[dict, dict]:
   reasons = {}
   for step in sorted(steps, key=lambda p: int(p.name), reverse=True):
     try:
-      spec = json.loads((step / "spec" / "metadata").read_bytes())
-      return _as_numpy(epath.Path(step / "params")), spec
+      return _read_params(step)
     # Orbax raises whatever its parts do: OSError, KeyError, ValueError, ...
     except Exception as e:  # pylint: disable=broad-except
       reasons[step.name] = f"{type(e).__name__}: {_first_line(e)}"
@@ -269,16 +238,29 @@ def read_params(workdir: str | Path) -> tuple[dict, dict]:
   raise UserError(f"No checkpoint in {folder} can be read ({listed}).")
 
 
-def _as_numpy(folder: epath.Path) -> dict:
+def _read_params(step: Path) -> tuple[dict, dict]:
+  handler, folder = ocp.PyTreeCheckpointHandler(), epath.Path(step / "params")
   numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-  args = jax.tree.map(lambda _: numpy, _metadata(folder))
-  return ocp.PyTreeCheckpointHandler().restore(
+  args = jax.tree.map(lambda _: numpy, handler.metadata(folder).tree)
+  params = handler.restore(
       folder, args=ocp.args.PyTreeRestore(restore_args=args)
   )
+  spec = _read_json(step / "spec")
+  if (step / "about").exists():
+    _verify({"params": params, "spec": spec}, _read_json(step / "about"))
+  return params, spec
 
 
-def _metadata(folder: epath.Path) -> dict:
-  return ocp.PyTreeCheckpointHandler().metadata(folder).tree
+def _read_json(item: Path) -> dict:
+  return json.loads((item / "metadata").read_bytes())
+
+
+def _verify(found: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+  """Raises ValueError unless items are what was saved."""
+  for name, value in found.items():
+    of = checksums.of_json if name == "spec" else checksums.of_arrays
+    if of(value) != about[name]:
+      raise ValueError(f"the checksum of {name!r} is not the one saved")
 
 
 def _rest(state: TrainState) -> dict[str, Any]:

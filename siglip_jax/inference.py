@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 import dataclasses
 import difflib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from siglip_jax import checkpoint
 from siglip_jax import config as config_lib
 from siglip_jax import sharding
 from siglip_jax import tower
+from siglip_jax import tree
 from siglip_jax.convert import big_vision
 from siglip_jax.convert import huggingface
 from siglip_jax.convert import layouts
@@ -83,7 +83,7 @@ def load(
         f" own; got {dtype!r}."
     )
   mesh = sharding.make_mesh(jax.local_devices())
-  found = _find(path, weights, tokenizer, variant, mesh)
+  found = _find(path, weights, tokenizer, variant)
   return SigLIP(
       model=dataclasses.replace(found.model, dtype=dtype or found.model.dtype),
       params=jax.device_put(dict(found.params), sharding.replicated(mesh)),
@@ -94,12 +94,12 @@ def load(
   )
 
 
-def _find(path: _Path, weights, tokenizer, variant, mesh) -> _Found:
+def _find(path: _Path, weights, tokenizer, variant) -> _Found:
   """Arguments of `load` to what they name."""
   kind = _kind(path, weights)
   if kind == "workdir":
     _refuse(path, "workdir", tokenizer=tokenizer, variant=variant)
-    return _of_workdir(Path(path).expanduser(), mesh)
+    return _of_workdir(Path(path).expanduser())
   if kind == "folder":
     _refuse(path, "transformers folder", variant=variant)
     return _of_folder(_expanded(path), tokenizer)
@@ -129,7 +129,7 @@ def _kind(path: _Path, weights: _Path | None) -> str:
   if weights is not None:
     return "name"
   if found.is_dir():
-    return "folder" if _is_transformers(found) else "workdir"
+    return "folder" if huggingface.is_folder(found) else "workdir"
   if found.exists():
     return "npz"
   if released:
@@ -149,17 +149,6 @@ def _hint(name: str) -> str:
   return f"as {close[0]!r}." if close else f"as {zoo.names()[0]!r}."
 
 
-def _is_transformers(folder: epath.Path) -> bool:
-  """Whether it has a transformers config, or none of ours and weights."""
-  path = folder / "config.json"
-  if not path.exists():
-    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
-  try:
-    return "model_type" in json.loads(path.read_bytes())
-  except (ValueError, TypeError):
-    return any(folder.glob("*.safetensors"))
-
-
 def _refuse(path: _Path, what: str, **given) -> None:
   """An option that this kind of model has no use for may hide a mistake."""
   for option, value in given.items():
@@ -170,7 +159,7 @@ def _refuse(path: _Path, what: str, **given) -> None:
       )
 
 
-def _of_workdir(workdir: Path, mesh) -> _Found:
+def _of_workdir(workdir: Path) -> _Found:
   config = config_lib.read(workdir)
   model = TwoTowers(**config.model.to_dict())
   side = config.image_size
@@ -178,15 +167,14 @@ def _of_workdir(workdir: Path, mesh) -> _Found:
       lambda key: model.init(key, (side, side, 3), config.text_len),
       jax.random.key(0),
   )
-  where = sharding.replicated(mesh)
-  shapes = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes
-  )
-  checkpoints = checkpoint.Checkpoints(workdir, keep=config.ckpt.keep)
-  params, spec, _ = checkpoints.restore_params(shapes)
-  checkpoints.close()
+  params, spec = checkpoint.read_params(workdir)
+  if _shapes(params) != _shapes(shapes):
+    raise UserError(
+        f"The newest checkpoint of {workdir} is not of the model in its"
+        " config.json. The command that trained the run writes it again."
+    )
   if model.embedded:  # trained beside a locked tower, which the workdir holds
-    params |= tower.kept(workdir, spec["tower_digest"], model.scan, mesh)
+    params |= tower.kept(workdir, spec["tower_digest"], model.scan)
     model = dataclasses.replace(model, embedded=False)
   path = workdir / "tokenizer.model"
   text = Preprocess(spec["text"], tokenizer_path=path)
@@ -198,6 +186,10 @@ def _of_workdir(workdir: Path, mesh) -> _Found:
         f" {text.tokenizer.digest[:12]}.... Restore the file."
     )
   return _Found(model=model, params=params, spec=spec, text=text)
+
+
+def _shapes(params: Mapping) -> dict[str, tuple[int, ...]]:
+  return {name: x.shape for name, x in tree.flatten(params).items()}
 
 
 def _of_folder(

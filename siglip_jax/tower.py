@@ -16,7 +16,6 @@ import numpy as np
 
 from siglip_jax import config as config_lib
 from siglip_jax import preprocessing
-from siglip_jax import sharding
 from siglip_jax import tree
 from siglip_jax.convert import big_vision
 from siglip_jax.convert import layouts
@@ -128,19 +127,13 @@ def keep(source: embeddings.Embeddings, workdir: Path) -> None:
   part.replace(workdir / embeddings.TOWER)
 
 
-def kept(
-    workdir: Path,
-    wanted: str,
-    scan: bool,
-    mesh: jax.sharding.Mesh,
-) -> dict:
-  """What `keep` kept: {"img": ...}, ready for a model.
+def kept(workdir: Path, wanted: str, scan: bool) -> dict:
+  """What `keep` kept: {"img": ...} of NumPy arrays, laid out for a model.
 
   Args:
     workdir: of a run on embeddings.
     wanted: the tower's digest.
     scan: whether the model scans over its blocks.
-    mesh: every device gets a copy.
 
   Raises:
     UserError: no such file, damaged, or another tower's.
@@ -154,6 +147,4 @@ def kept(
         f" on: sha256 {wanted[:12]}..., got {found[:12]}.... Copy it again from"
         " the folder of embeddings."
     )
-  if scan:
-    params = layouts.scanned(params)
-  return jax.device_put(params, sharding.replicated(mesh))
+  return layouts.scanned(params) if scan else params

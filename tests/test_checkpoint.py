@@ -152,6 +152,29 @@ def test_a_full_disk_ends_the_run_and_the_last_one_is_whole(copy):
   assert restored(copy, clean=True) == 2
 
 
+@pytest.mark.parametrize("damage", ["a flipped bit", "another spec"])
+def test_who_reads_parameters_alone_passes_it_over_too(copy, damage):
+  assert _read_step(copy) == 2
+  if damage == "a flipped bit":
+    flip(data_files(copy)[-1])
+  else:
+    path = copy / "checkpoints" / "2" / "spec" / "metadata"
+    path.write_text(path.read_text().replace("abc", "abd"))
+  assert _read_step(copy) == 1
+  assert (copy / "checkpoints" / "2").is_dir()  # it may be another's run
+
+
+def _read_step(workdir):
+  params, spec = checkpoint.read_params(workdir)
+  assert spec == SPEC
+  found = params["img"]["kernel"]
+  return next(
+      step
+      for step in (1, 2)
+      if np.array_equal(found, state(step).params["img"]["kernel"])
+  )
+
+
 class Alone(fakes.BoardPeers):
   """The other process never comes: it waits inside Orbax."""
 

@@ -304,7 +304,7 @@ def test_of_a_workdir_elsewhere_only_the_newest_parameters_are_copied(trained):
   with remote.local("memory://runs/trained") as path:
     steps = [p.name for p in (path / "checkpoints").iterdir()]
     parts = {p.name for p in (path / "checkpoints" / "12").iterdir()}
-  assert steps == ["12"] and parts == {"params", "spec"}
+  assert steps == ["12"] and parts == {"about", "params", "spec"}
   assert_trees_equal(
       weights.read("memory://runs/trained").params,
       weights.read(str(trained)).params,

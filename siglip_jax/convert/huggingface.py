@@ -50,6 +50,18 @@ class Released:
   tokenizer: epath.Path | None
 
 
+def is_folder(folder: str | os.PathLike) -> bool:
+  """Whether it has transformers' config, or none of a run and weights."""
+  folder = epath.Path(folder)
+  path = folder / "config.json"
+  if not path.exists():
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+  try:
+    return "model_type" in json.loads(path.read_bytes())
+  except (ValueError, TypeError):
+    return any(folder.glob("*.safetensors"))
+
+
 def read(folder: str | os.PathLike) -> Released:
   """Reads a folder, local or gs://.
 

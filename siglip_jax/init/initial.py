@@ -75,7 +75,7 @@ def begin(run: Run, spec: Mapping) -> TrainState:
 def read(
     section: Mapping, shapes: Mapping, spec: Mapping
 ) -> tuple[dict[str, fit_lib.Fitted], list[str]]:
-  """Reads the weights and makes them fit the model; no device is touched.
+  """Reads the weights and makes them fit the model; none stays on a device.
 
   Args:
     section: config.init.

@@ -71,4 +71,5 @@ def _chosen(fs, root: str) -> list[str]:
       *found,
       *fs.find(f"{newest}/params"),
       *fs.find(f"{newest}/spec"),
+      *fs.find(f"{newest}/about"),
   ]

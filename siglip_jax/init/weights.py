@@ -1,12 +1,12 @@
 """Weights of any origin by big_vision's names, and what is known of them."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 from siglip_jax import checkpoint
 from siglip_jax.convert import big_vision
 from siglip_jax.convert import huggingface
+from siglip_jax.data import embeddings
 from siglip_jax.errors import UserError
 from siglip_jax.init import old_vits
 from siglip_jax.init import remote
@@ -48,7 +48,7 @@ def read(path: str) -> Weights:
       return Weights(params=_whole(big_vision.read(here)))
     if (here / "checkpoints").is_dir():
       return _workdir(here)
-    if _is_transformers(here / "config.json"):
+    if huggingface.is_folder(here):
       found = huggingface.read(here)
       return Weights(params=found.params, image=found.image, text=found.text)
   raise UserError(
@@ -59,7 +59,7 @@ def read(path: str) -> Weights:
 
 def _workdir(folder: Path) -> Weights:
   params, spec = checkpoint.read_params(folder)
-  tower = folder / "tower.npz"  # of a run on embeddings, which has no other
+  tower = folder / embeddings.TOWER  # of a run on them, which has no other
   if tower.is_file() and "img" not in params:
     params |= big_vision.read(tower)
   return Weights(
@@ -77,10 +77,3 @@ def _whole(params: dict) -> dict:
   if old_vits.is_vit(params.get("img", {})):
     return params | {"img": old_vits.modern(params["img"])}
   return params
-
-
-def _is_transformers(config: Path) -> bool:
-  try:
-    return "model_type" in json.loads(config.read_bytes())
-  except (OSError, ValueError, TypeError):
-    return False
