@@ -14,15 +14,13 @@ import numpy as np
 from siglip_jax.data import pipeline
 from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.data.preprocess import arguments
 from siglip_jax.data.preprocess import parse
+from siglip_jax.data.preprocess import render
 from siglip_jax.data.sources import Source
 from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 from siglip_jax.models.two_towers import TwoTowers
-
-_TOKENIZE_DEFAULTS = {"eos": "sticky", "pad_value": 1, "space": "plain"}
-
-_TOKENIZE_DEFAULTS = {"eos": "sticky", "pad_value": 1, "space": "plain"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,20 +52,17 @@ def check(config: Mapping[str, Any]) -> None:
           f"{field} must hold tokenize once, as in"
           f" 'lower|tokenize(max_len=64, model=\"t.model\")'; got {spec!r}."
       )
-    _, args, kwargs = calls[0]
-    names = ("max_len", "model", "eos", "pad_value", "space")
-    given = dict(zip(names, args, strict=False))
-    found[field] = _TOKENIZE_DEFAULTS | given | kwargs
+    found[field] = arguments(*calls[0])
   train, later = found.values()
   if train != later:
     raise UserError(
         "config.data.pp and config.preprocess.text must tokenize alike; got"
         f" {train} and {later}."
     )
-  if later.get("max_len") != config["text_len"]:
+  if later["max_len"] != config["text_len"]:
     raise UserError(
         "config.text_len must be the max_len of tokenize, which is"
-        f" {later.get('max_len')} in config.data.pp and config.preprocess.text;"
+        f" {later['max_len']} in config.data.pp and config.preprocess.text;"
         f" got {config['text_len']}. Change one of them."
     )
 
@@ -133,15 +128,8 @@ def picture_part(spec: str) -> str:
         "Preprocessing of pictures must end in value_range, as in"
         f" 'decode|resize(224)|value_range(-1,1)'; got {spec!r}."
     )
-  return "|".join(
-      f"{name}({', '.join([*map(repr, args), *_keywords(kwargs)])})"
-      for name, args, kwargs in calls[: names.index("value_range") + 1]
-      if name != "tokenize"
-  )
-
-
-def _keywords(kwargs: Mapping[str, Any]) -> list[str]:
-  return [f"{k}={v!r}" for k, v in kwargs.items()]
+  pictures = calls[: names.index("value_range") + 1]
+  return render(call for call in pictures if call[0] != "tokenize")
 
 
 def tower(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def read(folder: epath.Path) -> tuple[dict, dict]:
     )
   found = []
   for key, defaults in zip(SECTIONS, (_VISION, _TEXT), strict=True):
-    section = config.get(key) or {}
+    section = config[key] if config.get(key) is not None else {}
     if not isinstance(section, dict):
       raise UserError(f"{path}: {key} must be an object; got {section!r}.")
     given = defaults | {

@@ -184,16 +184,14 @@ def write(folder: os.PathLike, image: str, image_size: int) -> None:
   """
   calls = preprocess.parse(image)
   steps = {name: (args, kwargs) for name, args, kwargs in calls}
-  args, kwargs = steps.pop("resize", ((), {}))
-  names = ("size", "method", "antialias")
-  resize = {"method": "bilinear", "antialias": True}
-  resize |= dict(zip(names, args, strict=False)) | kwargs
+  args, kwargs = steps.pop("resize", ([None], {}))
+  resize = preprocess.arguments("resize", args, kwargs)
   (low, high), _ = steps.pop("value_range", ((-1, 1), {}))
   numbers = {name: number for number, name in _METHODS.items()}
   supported = (
       steps.keys() == {"decode"}
       and "alpha" not in steps["decode"][1]
-      and resize.get("size") == image_size
+      and resize["size"] == image_size
       and resize["antialias"]
       and resize["method"] in numbers
   )

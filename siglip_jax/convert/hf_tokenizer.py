@@ -90,7 +90,7 @@ def write(folder: Path, text: preprocess.Preprocess) -> None:
 def _steps(spec: str, calls: Sequence, options: dict) -> list[str]:
   """Names of the steps before tokenize, with lower's method."""
   steps = [
-      f"{name}:{(*args, *kwargs.values(), 'text')[0]}"
+      f"{name}:{preprocess.arguments(name, args, kwargs)['method']}"
       if name == "lower"
       else name
       for name, args, kwargs in calls
@@ -114,12 +114,8 @@ def _is_siglip(steps: list[str], options: dict, tokenizer) -> bool:
 
 def _renamed(calls: Sequence, options: dict) -> str:
   """The preprocessing string with the file's new name."""
-  options = options | {"model": "tokenizer.json"}
-  words = []
-  for name, args, kwargs in [*calls, ("tokenize", [], options)]:
-    given = [repr(a) for a in args] + [f"{k}={v!r}" for k, v in kwargs.items()]
-    words.append(f"{name}({', '.join(given)})" if given else name)
-  return "|".join(words)
+  renamed = options | {"model": "tokenizer.json"}
+  return preprocess.render([*calls, ("tokenize", [], renamed)])
 
 
 def _build(steps: list[str], options: dict, tokenizer):

@@ -9,6 +9,9 @@ on the host: value_range only says what the device makes of the bytes.
 
 import ast
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import difflib
 import inspect
@@ -70,14 +73,14 @@ class Preprocess:
             f" bytes until the device; got {name} after it in {spec!r}."
         )
       if name == "value_range":
-        low, high = _bind(name, _value_range, args, kwargs).values()
+        low, high = arguments(name, args, kwargs).values()
         if not all(isinstance(x, int | float) for x in (low, high)):
           raise UserError(
               f"value_range takes two numbers; got {low!r}, {high!r}."
           )
         self.value_range = (float(low), float(high))
       elif name == "tokenize":
-        options = _bind(name, _tokenize, args, kwargs)
+        options = arguments(name, args, kwargs)
         model = options.pop("model")
         self.tokenizer = Tokenizer(tokenizer_path or model, published=published)
         self._ops.append(_encoding(self.tokenizer, options))
@@ -147,6 +150,32 @@ def parse(spec: str) -> list[tuple[str, list, dict]]:
     ) from None
 
 
+def render(calls: Iterable[tuple[str, Iterable, Mapping]]) -> str:
+  """The string that `parse` would make `calls` of."""
+  words = []
+  for name, args, kwargs in calls:
+    given = [repr(a) for a in args] + [f"{k}={v!r}" for k, v in kwargs.items()]
+    words.append(f"{name}({', '.join(given)})")
+  return "|".join(words)
+
+
+def arguments(name: str, args: Sequence, kwargs: Mapping) -> dict[str, Any]:
+  """All arguments of an operation by their names, defaults among them.
+
+  Raises:
+    UserError: no such operation, or it does not take them.
+  """
+  signature = _signature(name)
+  try:
+    bound = signature.bind(*args, **kwargs)
+  except TypeError as e:
+    raise UserError(
+        f"Preprocessing: expected {name}{signature}; {e}."
+    ) from None
+  bound.apply_defaults()
+  return bound.arguments
+
+
 def tokenize_options(spec: str) -> dict[str, Any]:
   """All arguments of the last operation of `spec`, which must be tokenize.
 
@@ -156,7 +185,7 @@ def tokenize_options(spec: str) -> dict[str, Any]:
   name, args, kwargs = parse(spec)[-1]
   if name != "tokenize":
     raise UserError(f"Texts must end in tokenize(...); got {spec!r}.")
-  return _bind(name, _tokenize, args, kwargs)
+  return arguments(name, args, kwargs)
 
 
 def _call(node: ast.expr) -> tuple[str, list, dict]:
@@ -195,33 +224,22 @@ def _encode(record, rng, tokenizer, **options):
   return record | {"text": tokenizer.encode(record["text"], **options)}
 
 
-def _operation(name: str, args: list, kwargs: dict):
+def _operation(name: str, args: list, kwargs: dict) -> _Operation:
+  arguments(name, args, kwargs)
+  return _Operation(name, ops.OPS[name], args, kwargs)
+
+
+def _signature(name: str) -> inspect.Signature:
+  """What an operation takes beside the record and the random generator."""
+  if name in _SIGNATURES:
+    return inspect.signature(_SIGNATURES[name])
   if name not in ops.OPS:
-    known = [*ops.OPS, "value_range", "tokenize"]
+    known = [*ops.OPS, *_SIGNATURES]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"known: {sorted(known)}."
     raise UserError(f"Unknown preprocessing operation {name!r}; {hint}")
-  function = ops.OPS[name]
-  parameters = list(inspect.signature(function).parameters.values())[2:]
-  try:
-    inspect.Signature(parameters).bind(*args, **kwargs)
-  except TypeError as e:
-    raise _bad_arguments(name, inspect.Signature(parameters), e) from None
-  return _Operation(name, function, args, kwargs)
-
-
-def _bind(name: str, function, args: list, kwargs: dict) -> dict:
-  signature = inspect.signature(function)
-  try:
-    bound = signature.bind(*args, **kwargs)
-  except TypeError as e:
-    raise _bad_arguments(name, signature, e) from None
-  bound.apply_defaults()
-  return bound.arguments
-
-
-def _bad_arguments(name: str, signature, e: TypeError) -> UserError:
-  return UserError(f"Preprocessing: expected {name}{signature}; {e}.")
+  parameters = inspect.signature(ops.OPS[name]).parameters.values()
+  return inspect.Signature(list(parameters)[2:])
 
 
 def _value_range(low, high):
@@ -230,3 +248,6 @@ def _value_range(low, high):
 
 def _tokenize(max_len, model, eos="sticky", pad_value=1, space="plain"):
   """Signature of tokenize."""
+
+
+_SIGNATURES = {"value_range": _value_range, "tokenize": _tokenize}
