@@ -178,14 +178,12 @@ def _train_and_evaluate(
       last = step == config.total_steps
       stop = not last and preemption.reached(step)
       # Where a run was stopped, evaluations are left to the next one.
-      due = (
-          []
-          if stop
-          or (step == start and evaluated and not last and not first_look)
-          else [
-              n for n, (every, _) in evals.items() if last or step % every == 0
-          ]
-      )
+      done = step == start and evaluated and not last and not first_look
+      due = [
+          name
+          for name, (every, _) in evals.items()
+          if not stop and not done and (last or step % every == 0)
+      ]
       save = (
           last or stop or (step > start and step % config.ckpt.save_steps == 0)
       )
@@ -199,8 +197,9 @@ def _train_and_evaluate(
               evaluate(step, due)
           if save:
             with phases("save", step):
-              done = not stop or step == 0
-              checkpoints.save(step, state, spec, evaluated=done)
+              checkpoints.save(
+                  step, state, spec, evaluated=not stop or step == 0
+              )
             last_good = step
       if last or stop:
         break
