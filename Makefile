@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+# By file: its tests share what they compile. Each process may need 8 GB.
+PYTEST = $(RUN) -m pytest -n logical --maxprocesses=4 --dist=loadfile
 CONFIG ?= configs/emoji.py
 WORKDIR ?= runs/emoji
 
@@ -16,7 +18,7 @@ lit: $(VENV)/train
 	$(RUN) benchmarks/emoji_lit.py --tower=$(WORKDIR)
 
 test: $(VENV)/test
-	$(RUN) -m pytest
+	$(PYTEST)
 
 # What some tests compare with, and are skipped without: PyTorch, transformers.
 parity: $(VENV)/parity
@@ -29,7 +31,7 @@ check: $(VENV)/dev
 	$(VENV)/bin/ruff check siglip_jax configs tests setup.py
 	$(VENV)/bin/pyright
 	$(VENV)/bin/shellcheck -x tpu/*.sh
-	$(RUN) -m pytest
+	$(PYTEST)
 
 format: $(VENV)/dev
 	$(VENV)/bin/ruff check --fix siglip_jax configs tests setup.py

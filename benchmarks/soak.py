@@ -100,13 +100,19 @@ class Soak:
   def kill(self, during: str, number: signal.Signals, ahead: int) -> Kill:
     """Starts, and kills `ahead` steps later, in such a moment.
 
+    Not before there is a new checkpoint: each start goes further than the last.
+
     Raises:
       RuntimeError: the run ended before.
     """
     begin, old = self._saved(), self._written()
     processes = self.start()
     # What is there at first was written by a start that is dead.
-    while self._written() == old or not self._now(during, begin + ahead):
+    while (
+        self._written() == old
+        or self._saved() == begin
+        or not self._now(during, begin + ahead)
+    ):
       if any(p.poll() is not None for p in processes):
         raise RuntimeError(f"ended: {[wait(p) for p in processes]}")
       time.sleep(0.002)
