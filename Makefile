@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# By file: its tests share what they compile. Each process may need 8 GB.
-PYTEST = $(RUN) -m pytest -n logical --maxprocesses=4 --dist=loadfile
+# By file: its tests share what they compile. Each process may need 8 GB. The
+# files with few tests are slow ones, which xdist's own order would start last.
+PYTEST = $(RUN) -m pytest -n logical --maxprocesses=4 --dist=loadfile \
+  --no-loadscope-reorder
 CONFIG ?= configs/emoji.py
 WORKDIR ?= runs/emoji
 

@@ -4,7 +4,7 @@ pip install -e .[test]    to test, and `.[dev]` to change things."""
 from setuptools import find_packages
 from setuptools import setup
 
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "beartype>=0.18"]
+TEST = ["pytest>=8", "pytest-xdist>=3.8", "beartype>=0.18"]
 # The TPU compiler, which plans runs on machines without a TPU.
 PLAN = [
     'libtpu>=0.0.52; sys_platform == "linux" and platform_machine == "x86_64"'

@@ -1,6 +1,7 @@
 """Fused attention beside XLA's, one layer, by the TPU compiler and arithmetic.
 
   python benchmarks/attention.py --length=729 --heads=16 --head_dim=72
+  python benchmarks/attention.py --every      which lengths and heads compile
 
 Times are estimates: the compiler's cycles for XLA's ops, the larger of bytes
 over bandwidth and padded matmuls over the peak rate for the kernels.
@@ -13,11 +14,13 @@ from absl import flags
 import jax
 import jax.numpy as jnp
 from rich import console as rich_console
+from rich import progress as rich_progress
 from rich import table as rich_table
 
 from siglip_jax import hlo
 from siglip_jax import sharding
 from siglip_jax import topology
+from siglip_jax.errors import UserError
 from siglip_jax.models import fused_attention
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v4:2x2x1", "The slice.")
@@ -25,6 +28,12 @@ _BATCH = flags.DEFINE_integer("batch", 32, "Sequences a device.")
 _LENGTH = flags.DEFINE_integer("length", 729, "Tokens of a sequence.")
 _HEADS = flags.DEFINE_integer("heads", 16, "Heads in a row.")
 _HEAD_DIM = flags.DEFINE_integer("head_dim", 72, "Width of one.")
+_EVERY = flags.DEFINE_bool(
+    "every", False, "Compile all lengths and heads for all generations."
+)
+_SLICES = ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2")
+_LENGTHS = (16, 64, 196, 256, 576, 729, 1024)
+_HEAD_DIMS = (32, 64, 72, 80, 88, 96, 104, 128)
 
 
 def _einsums(qkv, *, num_heads: int):
@@ -52,21 +61,27 @@ def _backward(attention, qkv, d_out):
   return jax.vjp(jax.checkpoint(attention), qkv)[1](d_out)[0]
 
 
-def _milliseconds(run, attention, where: topology.Slice) -> tuple[str, str]:
-  """Of the ops XLA compiles, and of the kernel."""
+def _compiled(run, where: topology.Slice, length: int, width: int):
+  """`run` of queries, keys and values, and the output's gradient."""
   mesh = sharding.make_mesh(devices=where.devices)
   rows = sharding.batch_sharding(mesh)
   batch = _BATCH.value * len(where.devices)
-  width = _HEADS.value * _HEAD_DIM.value
   args = [
       jax.ShapeDtypeStruct(
-          (batch, _LENGTH.value, n * width), jnp.bfloat16, sharding=rows
+          (batch, length, n * width), jnp.bfloat16, sharding=rows
       )
       for n in (3, 1)
   ]
-  run = functools.partial(run, attention)
   step = jax.jit(sharding.on_mesh(mesh, run), out_shardings=rows)
-  program = hlo.read(step.lower(*args).compile().as_text() or "")
+  return step.lower(*args).compile()
+
+
+def _milliseconds(run, attention, where: topology.Slice) -> tuple[str, str]:
+  """Of the ops XLA compiles, and of the kernel."""
+  run = functools.partial(run, attention)
+  width = _HEADS.value * _HEAD_DIM.value
+  compiled = _compiled(run, where, _LENGTH.value, width)
+  program = hlo.read(compiled.as_text() or "")
   chip = where.chip
   kernels = [
       max(k.flops / chip.flops, k.bytes / chip.bandwidth)
@@ -78,10 +93,46 @@ def _milliseconds(run, attention, where: topology.Slice) -> tuple[str, str]:
   )
 
 
+def _failures(where: topology.Slice, head_dim: int) -> str:
+  """Lengths at which forward or backward do not compile, or "all compile"."""
+  attention = functools.partial(
+      fused_attention.fused_attention, num_heads=_HEADS.value
+  )
+  failed = []
+  for length in _LENGTHS:
+    try:
+      _compiled(
+          lambda qkv, d_out: jax.vjp(attention, qkv)[1](d_out)[0],
+          where,
+          length,
+          _HEADS.value * head_dim,
+      )
+    except (UserError, jax.errors.JaxRuntimeError) as e:
+      failed.append(f"{length}: {str(e).splitlines()[0][:80]}")
+  return "; ".join(failed) or "all compile"
+
+
+def _every() -> rich_table.Table:
+  table = rich_table.Table(
+      title=f"{_HEADS.value} heads, bfloat16, {', '.join(map(str, _LENGTHS))}"
+      " tokens, forward and backward"
+  )
+  for column in ("slice", "head size", "lengths"):
+    table.add_column(column)
+  pairs = [(s, h) for s in _SLICES for h in _HEAD_DIMS]
+  for name, head_dim in rich_progress.track(pairs):
+    found = _failures(topology.get(name), head_dim)
+    table.add_row(name, str(head_dim), found)
+  return table
+
+
 def main(argv):
   """Prints a line for each of both ways, forward and backward."""
   del argv
   jax.config.update("jax_platforms", "cpu")
+  if _EVERY.value:
+    rich_console.Console().print(_every())
+    return
   where = topology.get(_TOPOLOGY.value)
   table = rich_table.Table(title=f"{where.name}, ms a layer")
   for column in ("attention", "pass", "XLA's ops", "kernel"):

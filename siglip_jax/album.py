@@ -4,12 +4,16 @@ from collections.abc import Sequence
 import dataclasses
 from pathlib import Path
 
+from absl import logging
 from jaxtyping import Float
 import numpy as np
 
+from siglip_jax import progress
 from siglip_jax.data import folders
 from siglip_jax.errors import UserError
 from siglip_jax.siglip import SigLIP
+
+_AT_A_TIME = 64  # between two looks at the progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,8 +44,10 @@ class Album:
 def make(model: SigLIP, folder: str | Path) -> Album:
   """Encodes all pictures of a folder and its subfolders.
 
+  What cannot be read as a picture is left out, and named in the log.
+
   Raises:
-    UserError: no such folder, none in it, or one that cannot be read.
+    UserError: no such folder, or none in it that can be read.
   """
   folder = Path(folder).expanduser()
   if not folder.is_dir():
@@ -51,8 +57,31 @@ def make(model: SigLIP, folder: str | Path) -> Album:
       for p in folder.rglob("*")
       if p.suffix.lower() in folders.PICTURES and p.is_file()
   )
-  if not paths:
+  read, zimg = [], []
+  with progress.Pace("pictures", total=len(paths)) as pace:
+    for start in range(0, len(paths), _AT_A_TIME):
+      some = paths[start : start + _AT_A_TIME]
+      for path, z in _encoded(model, some):
+        read.append(path)
+        zimg.append(z)
+      pace.update(start + len(some))
+  if not read:
     raise UserError(
-        f"The folder {folder} has no pictures ({', '.join(folders.PICTURES)})."
+        f"The folder {folder} has no pictures that can be read, of"
+        f" {len(paths)} files named as such ({', '.join(folders.PICTURES)})."
     )
-  return Album(model=model, paths=paths, zimg=model.encode_image(paths))
+  return Album(model=model, paths=read, zimg=np.stack(zimg))
+
+
+def _encoded(
+    model: SigLIP, paths: Sequence[Path]
+) -> list[tuple[Path, np.ndarray]]:
+  """Those that can be read, with their embeddings."""
+  try:
+    return list(zip(paths, model.encode_image(paths), strict=True))
+  except UserError as e:
+    if len(paths) == 1:
+      logging.warning("Left out: %s", e)
+      return []
+  middle = len(paths) // 2  # find it by halves: few are bad
+  return _encoded(model, paths[:middle]) + _encoded(model, paths[middle:])

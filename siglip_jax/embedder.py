@@ -24,6 +24,7 @@ from siglip_jax import progress
 from siglip_jax import sharding
 from siglip_jax import step as step_lib
 from siglip_jax import tower
+from siglip_jax import tower_file
 from siglip_jax.data import crops as crops_lib
 from siglip_jax.data import embeddings
 from siglip_jax.data import ops
@@ -85,7 +86,7 @@ def embed(
   image, came_from = tower.load(config, model, options.model)
   wanted = {
       "format": embeddings.FORMAT,
-      "tower_digest": tower.digest(image),
+      "tower_digest": tower_file.digest(image),
       **preprocessing.tower(config),
       "made_with": made_with,
       "crops": options.crops,
@@ -163,7 +164,7 @@ def _begin(folder: Path, wanted: Mapping[str, Any], image: Mapping) -> None:
   if jax.process_index() == 0 and not known:
     embeddings.write_json(started, wanted)
   if jax.process_index() == 0 and not (folder / embeddings.TOWER).exists():
-    tower.write(folder / embeddings.TOWER, image)
+    tower_file.write(folder / embeddings.TOWER, image)
   _together("begun")
 
 

@@ -1,5 +1,6 @@
 """`load`: trained weights of any origin, with the preprocessing they need."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import difflib
@@ -14,12 +15,13 @@ import jax
 from siglip_jax import checkpoint
 from siglip_jax import config as config_lib
 from siglip_jax import sharding
-from siglip_jax import tower
+from siglip_jax import tower_file
 from siglip_jax import tree
 from siglip_jax.convert import big_vision
 from siglip_jax.convert import huggingface
 from siglip_jax.convert import layouts
 from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 from siglip_jax.models import zoo
 from siglip_jax.models.two_towers import TwoTowers
@@ -27,8 +29,8 @@ from siglip_jax.siglip import SigLIP
 
 DTYPES = ("float32", "bfloat16", "float16")
 _Path = str | os.PathLike
-# That a tokenizer may have beyond the rows of the embedding: mC4's sentinels.
-_EXTRA_PIECES = 100
+# Raises UserError when a tokenizer is not the model's.
+_Check = Callable[[Tokenizer], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +176,7 @@ def _of_workdir(workdir: Path) -> _Found:
         " config.json. The command that trained the run writes it again."
     )
   if model.embedded:  # trained beside a locked tower, which the workdir holds
-    params |= tower.kept(workdir, spec["tower_digest"], model.scan)
+    params |= tower_file.kept(workdir, spec["tower_digest"], model.scan)
     model = dataclasses.replace(model, embedded=False)
   path = workdir / "tokenizer.model"
   text = Preprocess(spec["text"], tokenizer_path=path)
@@ -196,15 +198,19 @@ def _of_folder(
     folder: _Path, tokenizer: _Path | None, variant: zoo.Variant | None = None
 ) -> _Found:
   found = huggingface.read(folder)
+  rows = found.model["text"]["vocab_size"]
+  check = _has_rows_for(rows, exact=tokenizer is not None)
   if variant is not None:
     variant.check(found.params)
+    if tokenizer is not None:
+      check = _published(variant)
   return _assembled(
       model=found.model,
       params=found.params,
       recipe=found,
       sizes=found,
       tokenizer=tokenizer or found.tokenizer,
-      exact=tokenizer is not None,
+      check=check,
       published=None,
       no_tokenizer=(
           f"{folder} holds no tokenizer: copy it there from where the model is"
@@ -234,7 +240,7 @@ def _of_npz(
       recipe=variant.big_vision,
       sizes=variant,
       tokenizer=tokenizer,
-      exact=True,
+      check=_published(variant),
       published=variant.big_vision.tokenizer,
       no_tokenizer=(
           f"Texts need the tokenizer of {variant.name}: give tokenizer=PATH of"
@@ -250,7 +256,7 @@ def _assembled(
     recipe: Any,
     sizes: Any,
     tokenizer: _Path | None,
-    exact: bool,
+    check: _Check,
     published: str | None,
     no_tokenizer: str,
 ) -> _Found:
@@ -262,8 +268,7 @@ def _assembled(
     recipe: has `image` and `text`, preprocessing strings.
     sizes: has `image_size` and `text_len`.
     tokenizer: its file, or None.
-    exact: whether the embedding has a row for each piece and no more, as those
-      of the released models; ours may have more.
+    check: of the tokenizer.
     published: where the tokenizer can be had.
     no_tokenizer: what to tell who encodes texts without.
   """
@@ -278,8 +283,9 @@ def _assembled(
     text = Preprocess(
         recipe.text, tokenizer_path=tokenizer, published=published
     )
-    rows = model["text"]["vocab_size"]
-    spec["tokenizer_digest"] = _checked(text, rows, exact)
+    assert text.tokenizer is not None, "every recipe tokenizes"
+    check(text.tokenizer)
+    spec["tokenizer_digest"] = text.tokenizer.digest
   return _Found(
       model=TwoTowers(**model),
       params=layouts.unrolled(params),
@@ -288,14 +294,24 @@ def _assembled(
   )
 
 
-def _checked(text: Preprocess, rows: int, exact: bool) -> str:
-  """The digest of a tokenizer that can be the model's."""
-  assert text.tokenizer is not None, "every recipe tokenizes"
-  pieces = text.tokenizer.vocab_size
-  if pieces > rows + _EXTRA_PIECES or (exact and pieces < rows):
-    raise UserError(
-        f"The model was trained with a tokenizer of {rows} pieces;"
-        f" {text.tokenizer.path} has {pieces}. Give the one it was trained"
-        " with."
-    )
-  return text.tokenizer.digest
+def _published(variant: zoo.Variant) -> _Check:
+  return lambda tokenizer: variant.check_tokenizer(
+      tokenizer.path, pieces=tokenizer.vocab_size, digest=tokenizer.digest
+  )
+
+
+def _has_rows_for(rows: int, exact: bool) -> _Check:
+  """Each piece has a row of the embedding, but for mC4's hundred sentinels.
+
+  Exact: as those of the released models; ours may have rows to spare.
+  """
+
+  def check(tokenizer: Tokenizer) -> None:
+    pieces = tokenizer.vocab_size
+    if pieces > rows + 100 or (exact and pieces < rows):
+      raise UserError(
+          f"The model was trained with a tokenizer of {rows} pieces;"
+          f" {tokenizer.path} has {pieces}. Give the one it was trained with."
+      )
+
+  return check

@@ -22,7 +22,7 @@ from siglip_jax import progress as progress_lib
 from siglip_jax import ready
 from siglip_jax import report
 from siglip_jax import sharding
-from siglip_jax import tower
+from siglip_jax import tower_file
 from siglip_jax import workdir as workdir_lib
 from siglip_jax.data import pipeline
 from siglip_jax.data.embeddings import Embeddings
@@ -98,7 +98,7 @@ def _train_and_evaluate(
     config_lib.write(config, workdir)
     workdir_lib.keep_tokenizer(pp.tokenizer, workdir)
     if isinstance(source, Embeddings):
-      tower.keep(source, workdir)
+      tower_file.keep(source, workdir)
     again = not evaluated or start == config.total_steps
     metrics_lib.rewind(workdir, start, scores=eval_only or not again)
   writer = metrics_lib.MetricWriter(workdir, write=main_process)

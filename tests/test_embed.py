@@ -12,6 +12,8 @@ import siglip_jax
 from siglip_jax import tree
 from siglip_jax.data import folders
 from siglip_jax.data.embeddings import Embeddings
+from siglip_jax.errors import UserError
+from siglip_jax.init import weights
 
 # A text tower learns beside the tower of `trained`, which is locked.
 LIT = """
@@ -156,6 +158,9 @@ def test_a_run_on_embeddings_is_evaluated_and_joins_its_tower(
       "siglip_jax.classify", f"--model={copy}", picture, "--labels=a,b"
   )
   assert "not the image tower whose embeddings" in message
+  with pytest.raises(UserError, match="not the image tower whose embeddings"):
+    weights.read(str(copy))
+  assert "img" in weights.read(str(cached)).params
   (copy / "tower.npz").unlink()
   message = command.refuse(
       "siglip_jax.classify", f"--model={copy}", picture, "--labels=a,b"

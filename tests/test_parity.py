@@ -123,9 +123,13 @@ def test_a_full_size_model_keeps_its_logits(command, tmp_path):
   arguments = ("siglip_jax.convert", npz, folder, "--to=transformers")
   assert "spiece.model of google/siglip-base" in command.refuse(*arguments)
   small = f"--tokenizer={DATA / 'spiece.model'}"
-  assert "of 32000 pieces; this file" in command.refuse(*arguments, small)
+  assert "of 32000 pieces" in command.refuse(*arguments, small)
   _fill_up(DATA / "spiece.model", tmp_path / "t.model", 32_000)
-  command.run(*arguments, f"--tokenizer={tmp_path / 't.model'}", status=0)
+  ours = f"--tokenizer={tmp_path / 't.model'}"
+  assert "sha256 1e5036bed065...; " in command.refuse(*arguments, ours)
+  # Whoever says how texts are prepared may bring a tokenizer of their own.
+  text = f"--text={variant.transformers.text}"
+  command.run(*arguments, ours, text, status=0)
   npz.unlink()
   found = huggingface.read(folder)
   images = rng.uniform(-1, 1, (2, 224, 224, 3)).astype(np.float32)

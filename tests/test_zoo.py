@@ -107,7 +107,16 @@ def test_unknown_names_get_a_suggestion():
 def test_the_tokenizer_of_another_model_is_named():
   variant = zoo.get("siglip-b16-i18n-256")
   for pieces in (250_000, 250_100):  # mT5's has a hundred more
-    variant.check_tokenizer(pieces)
+    variant.check_tokenizer("a.model", pieces=pieces, digest="")
   for pieces in (32_000, 249_999, 256_000):
-    with pytest.raises(UserError, match=f"mc4, of 250000 .* has {pieces}"):
-      variant.check_tokenizer(pieces)
+    match = f"mc4, of 250000 pieces; a.model has {pieces}"
+    with pytest.raises(UserError, match=match):
+      variant.check_tokenizer("a.model", pieces=pieces, digest="")
+
+
+def test_a_tokenizer_of_as_many_pieces_is_told_by_its_digest():
+  variant = zoo.get("siglip-b16-256")
+  right = variant.tokenizer_sha256
+  variant.check_tokenizer("a.model", pieces=32_000, digest=right)
+  with pytest.raises(UserError, match="sha256 1e50.*; a.model has sha256 0000"):
+    variant.check_tokenizer("a.model", pieces=32_000, digest="0" * 64)

@@ -148,8 +148,9 @@ def _write_folder(folder: Path, source: Source) -> None:
       text, tokenizer_path=tokenizer, published=published
   )
   assert pp.tokenizer is not None, "of tokenize"
-  if variant:
-    variant.check_tokenizer(pp.tokenizer.vocab_size)
+  if variant and not _TEXT.value and source.tokenizer is None:
+    of = pp.tokenizer
+    variant.check_tokenizer(of.path, pieces=of.vocab_size, digest=of.digest)
   huggingface.write(
       folder,
       source.params,

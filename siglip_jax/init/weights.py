@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from siglip_jax import checkpoint
+from siglip_jax import tower_file
 from siglip_jax.convert import big_vision
 from siglip_jax.convert import huggingface
 from siglip_jax.data import embeddings
@@ -59,9 +60,8 @@ def read(path: str) -> Weights:
 
 def _workdir(folder: Path) -> Weights:
   params, spec = checkpoint.read_params(folder)
-  tower = folder / embeddings.TOWER  # of a run on them, which has no other
-  if tower.is_file() and "img" not in params:
-    params |= big_vision.read(tower)
+  if "img" not in params and (folder / embeddings.TOWER).is_file():
+    params |= tower_file.kept(folder, spec["tower_digest"], scan=False)
   return Weights(
       params=params,
       image=spec["image"],

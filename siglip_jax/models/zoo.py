@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import os
 from typing import Any
 
 import jax
@@ -50,6 +51,7 @@ class Variant:
     image_size: side of the pictures, pixels.
     text_len: tokens of a text.
     tokenizer: "c4_en", "mc4" or "gemma".
+    tokenizer_sha256: of its file, where others of as many pieces are about.
     big_vision: its original convention.
     transformers: the convention of its conversion.
   """
@@ -59,6 +61,7 @@ class Variant:
   image_size: int
   text_len: int
   tokenizer: str
+  tokenizer_sha256: str | None = None
   big_vision: Recipe
   transformers: Recipe
 
@@ -78,17 +81,28 @@ class Variant:
     )
     return {name: x.shape for name, x in tree.flatten(params).items()}
 
-  def check_tokenizer(self, pieces: int) -> None:
-    """Raises UserError when a tokenizer of so many pieces is another model's.
+  def check_tokenizer(
+      self, path: os.PathLike | str, *, pieces: int, digest: str
+  ) -> None:
+    """Raises UserError when a tokenizer is another model's.
 
-    Files may have a hundred pieces more than the model, which no text has.
+    Args:
+      path: of the file.
+      pieces: may be a hundred more than the model has, which no text has.
+      digest: sha256 of the file.
     """
     rows = self.model["text"]["vocab_size"]
-    if not rows <= pieces <= rows + 100:
+    wanted, found = f"of {rows} pieces", f"has {pieces}"
+    right = rows <= pieces <= rows + 100
+    if right and self.tokenizer_sha256:
+      wanted += f" and sha256 {self.tokenizer_sha256[:12]}..."
+      found = f"has sha256 {digest[:12]}..."
+      right = digest == self.tokenizer_sha256
+    if not right:
       raise UserError(
-          f"{self.name} needs the tokenizer {self.tokenizer}, of {rows} pieces;"
-          f" this file has {pieces}. The right one is published as"
-          f" {self.transformers.tokenizer}, and {self.big_vision.tokenizer}."
+          f"{self.name} needs the tokenizer {self.tokenizer}, {wanted};"
+          f" {path} {found}. The right one is published as"
+          f" {self.big_vision.tokenizer}, and {self.transformers.tokenizer}."
       )
 
   def check(self, params: Mapping) -> None:
@@ -185,19 +199,22 @@ _SIGLIP2_TEXT = (
     "lower('characters')|tokenize(max_len={len}, model='{tokenizer}',"
     " eos='sticky', pad_value={pad})"
 )
-# Rows of the embedding, id of the padding, where big_vision finds the file.
+# Rows of the embedding, id of the padding, where big_vision finds the file. T5,
+# Llama and others have 32,000 pieces, too, so there a digest tells them apart.
 _TOKENIZERS = {
     "c4_en": (
         32_000,
         1,
         "gs://t5-data/vocabs/cc_en.32000/sentencepiece.model",
+        "1e5036bed065526c3c212dfbe288752391797c4bb1a284aa18c9a0b23fcaf8ec",
     ),
     "mc4": (
         250_000,
         1,
         "gs://t5-data/vocabs/mc4.250000.100extra/sentencepiece.model",
+        None,
     ),
-    "gemma": (256_000, 0, "gs://big_vision/gemma_tokenizer.model"),
+    "gemma": (256_000, 0, "gs://big_vision/gemma_tokenizer.model", None),
 }
 
 
@@ -214,7 +231,7 @@ def _variant(
   """A row of the table below."""
   kind, _, patch = sizes.partition("/")
   width = vit.sizes(kind)["width"]
-  vocab_size, pad, place = _TOKENIZERS[tokenizer]
+  vocab_size, pad, place, digest = _TOKENIZERS[tokenizer]
   image: dict[str, Any] = dict(variant=sizes)
   if image_size % int(patch):
     image["ragged"] = True
@@ -239,6 +256,7 @@ def _variant(
       image_size=image_size,
       text_len=text_len,
       tokenizer=tokenizer,
+      tokenizer_sha256=digest,
       big_vision=Recipe(
           image=_IMAGE.format(
               decode="decode(alpha='ignore')",
