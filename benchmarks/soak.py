@@ -81,7 +81,7 @@ class Soak:
   ):
     self._launch, self._arguments = launch, list(arguments)
     self.workdir, self._evals, self._count = workdir, evals, processes
-    self._random = random.Random(seed)
+    self.random = random.Random(seed)
 
   def start(self) -> list:
     """All processes of one start."""
@@ -105,26 +105,26 @@ class Soak:
     Raises:
       RuntimeError: the run ended before.
     """
-    begin, old = self._saved(), self._written()
+    begin, old = self.saved(), self._written()
     processes = self.start()
     # What is there at first was written by a start that is dead.
     while (
         self._written() == old
-        or self._saved() == begin
+        or self.saved() == begin
         or not self._now(during, begin + ahead)
     ):
       if any(p.poll() is not None for p in processes):
         raise RuntimeError(f"ended: {[wait(p) for p in processes]}")
       time.sleep(0.002)
-    time.sleep(self._random.random() * 0.05)
+    time.sleep(self.random.random() * 0.05)
     step = self._logged()
-    os.kill(self._random.choice(processes).pid, number)
+    os.kill(self.random.choice(processes).pid, number)
     statuses = tuple(wait(p) for p in processes)
     return Kill(
         number=number,
         during=during,
         step=step,
-        resumed=self._saved(),
+        resumed=self.saved(),
         statuses=statuses,
     )
 
@@ -154,7 +154,8 @@ class Soak:
     path = self.workdir / "metrics.jsonl"
     return path.stat().st_ino if path.exists() else 0
 
-  def _saved(self) -> int:
+  def saved(self) -> int:
+    """The newest checkpoint's step, 0 if there is none."""
     steps = (self.workdir / "checkpoints").glob("*")
     return max((int(p.name) for p in steps if p.name.isdigit()), default=0)
 
@@ -170,11 +171,15 @@ WAYS = [
 
 
 def soak(run: Soak, kills: int, total_steps: int) -> list[Kill]:
-  """Kills a run in every way in turn, spread over its steps, and ends it."""
-  done = []
-  for i in range(kills):
-    during, number = WAYS[i % len(WAYS)]
-    done.append(run.kill(during, number, ahead=total_steps // (kills + 2)))
+  """Kills a run in every way, in random order and at random, and ends it."""
+  ways, done = [], []
+  while len(ways) < kills:
+    ways += run.random.sample(WAYS, len(WAYS))
+  for i, (during, number) in enumerate(ways[:kills]):
+    # So far apart at most that there is room for all.
+    most = (total_steps - run.saved()) // (kills - i + 1)
+    ahead = run.random.randint(1, max(most, 1))
+    done.append(run.kill(during, number, ahead=ahead))
     print(f"{i + 1}: {done[-1]}", flush=True)
   run.finish()
   return done

@@ -32,8 +32,9 @@ def get_config(arg=None):
   c.seed = 0
   c.total_steps = 107_000
   c.batch_size = 20_480
-  # By `plan`: what is fastest with the image tower, and without.
-  c.microbatch = 0 if arg.embeddings else 1280
+  # What `plan --search` found; with 64 tokens online too much for one go.
+  large = arg.text_len > 16 and not arg.embeddings
+  c.microbatch = 1280 if large else 0
   c.image_size = arg.res
   c.text_len = arg.text_len  # 16 in the ablations, 64 in the released models
   c.log_steps = 50
@@ -67,7 +68,7 @@ def get_config(arg=None):
       bias_init=-10.0,
       dtype="bfloat16",
       scan=True,
-      remat="full" if arg.embeddings else "dots",
+      remat="dots" if large else "full",
       attention="auto",  # fused on TPUs
       embedded=bool(arg.embeddings),
   )
@@ -101,4 +102,6 @@ def get_config(arg=None):
         **captions,
     )
   c.ckpt = dict(save_steps=1_000, keep=2)
+  c.watchdog = dict(step_seconds=600.0, data_seconds=600.0)
+  c.profile = dict(steps=())  # to trace into the workdir
   return c

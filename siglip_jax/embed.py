@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from siglip_jax import cli
 from siglip_jax import embedder
+from siglip_jax import launch
 from siglip_jax.data import embeddings
 from siglip_jax.errors import UserError
 
@@ -40,6 +41,7 @@ _CROPS = flags.DEFINE_integer(
 )
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Pictures at a time, a host.")
 _SHARD = flags.DEFINE_integer("shard_size", 16_384, "Examples a file.")
+_CLUSTER = launch.define_flags()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,11 +57,16 @@ def main(argv: Sequence[str]) -> int:
       batch_size=_BATCH.value,
       shard_size=_SHARD.value,
   )
-  found = embedder.embed(cli.config_of(_CONFIG), _OUT.value, options)
+  config, out = cli.config_of(_CONFIG), _OUT.value
+  return launch.run(_CLUSTER(), lambda: _embed(config, out, options))
+
+
+def _embed(config, out: str, options: embedder.Options) -> int:
+  found = embedder.embed(config, out, options)
   if jax.process_index() == 0:
     print(
         f"{sum(found['counts'])} of {found['examples']} examples are in"
-        f" {_OUT.value} ({found['dtype']}, width {found['dim']},"
+        f" {out} ({found['dtype']}, width {found['dim']},"
         f" {max(found['crops'], 1)} each; {found['skipped']} skipped)."
     )
   return 0

@@ -40,6 +40,9 @@ class MetricWriter:
       self._board.add_scalar(name, value, step)
     self._file.write(json.dumps(line, allow_nan=False) + "\n")
     self._file.flush()
+    # A mounted bucket may keep what it has not been told to keep on this
+    # machine, which may be taken away.
+    os.fsync(self._file.fileno())
 
   def close(self) -> None:
     """Flushes and closes both."""

@@ -64,7 +64,7 @@ def _check_workdir(config, workdir: str) -> None:
   """What shapes do not show: heads, pooling and so on."""
   there = preprocessing.tower(config_lib.read(Path(workdir).expanduser()))
   for key, wanted in preprocessing.tower(config).items():
-    if there[key] != wanted:
+    if not preprocessing.same_tower(key, there[key], wanted):
       raise UserError(
           f"--model={workdir} has {key} = {there[key]!r}, and the config"
           f" {wanted!r}. Embeddings need one and the same tower: change the"

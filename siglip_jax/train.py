@@ -27,6 +27,7 @@ from siglip_jax import workdir as workdir_lib
 from siglip_jax.data import pipeline
 from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.data.preprocess import meaning
 from siglip_jax.data.sources import Source
 from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import DONE
@@ -154,16 +155,21 @@ def _train_and_evaluate(
   under_way: dict = {}
   logged = last_good = start
 
+  def checked(step: int, values: Mapping) -> dict[str, float]:
+    """Metrics of a step made; ends a run that is not worth going on with."""
+    values = {k: float(v) for k, v in jax.device_get(values).items()}
+    _check_finite(values, last_good, step, workdir, checkpoints)
+    _check_replaced(values, step, config)
+    return values
+
   def log(pending) -> None:
     """Writes metrics of an earlier step, by now computed."""
     nonlocal logged
     if pending is None:
       return
     step, values = pending
-    values = {k: float(v) for k, v in jax.device_get(values).items()}
+    values = checked(step, values)
     rate = clock.rate(step * config.batch_size)
-    _check_finite(values, last_good, step, workdir, checkpoints)
-    _check_replaced(values, step, config)
     if rate is not None:
       values["train/examples_per_second"] = rate
     values |= metrics_lib.phase_shares(phases.take(), step - logged)
@@ -190,6 +196,8 @@ def _train_and_evaluate(
       if due or save:
         with phases("step", step):
           log(pending)
+          if pending is None and under_way:
+            checked(step, under_way)  # no bad state is saved
         pending = None
         with clock.pause():
           if due:
@@ -269,7 +277,10 @@ def _restore_or_init(run: Run, checkpoints, spec: Mapping, eval_only: bool):
     return initial.begin(run, spec), 0, True
   state, saved, evaluated = found
   for key, value in spec.items():
-    if saved.get(key) != value:
+    same = saved.get(key) == value
+    if key in ("image", "text"):
+      same = meaning(saved[key]) == meaning(value)
+    if not same:
       raise UserError(
           f"The checkpoint was trained with {key} = {saved.get(key)!r}, this"
           f" config has {value!r}. Restore the former, or use a new workdir."

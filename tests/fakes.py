@@ -119,8 +119,8 @@ def tiny_config(folder: Path, tokenizer: Path) -> str:
             lr=3e-3, wd=1e-4, clip_norm=1.0,
             schedule=[(".*", dict(decay="cosine", warmup_steps=2))],
         )
-        c.mesh = dict(data=-1)
-        c.sharding = [(".*", "replicate")]
+        c.mesh = dict(data=-1, fsdp=1, tensor=1)
+        c.sharding = [(".*", "fsdp")]
         c.evals = dict(colors=dict(
             type="zeroshot", dataset="colors", path="{folder}",
             split="validation", text="text", classes=["train"], every_steps=5,

@@ -7,6 +7,9 @@ import fakes
 import pytest
 
 from siglip_jax.data import folders
+from siglip_jax.data import pipeline
+from siglip_jax.data.images import ImageError
+from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.errors import UserError
 
 PIXEL = fakes.png((1, 2, 3), 4)
@@ -32,6 +35,20 @@ def test_pictures_are_found_in_subfolders_in_order(tmp_path):
   texts = [source[i]["text"] for i in range(len(source))]
   assert texts == ["a.webp", "b/10.png", "b/2.JPG"]
   assert source.key(1) == str(tmp_path / "b/10.png")
+
+
+def test_a_file_that_cannot_be_opened_is_no_picture(tmp_path):
+  fakes.captioned_folder(tmp_path, count=2)
+  source = folders.folder_source(tmp_path)
+  (tmp_path / "001.png").unlink()
+  assert source[0]["text"] == "a red picture number 0"
+  with pytest.raises(ImageError, match="No such file"):
+    source[1]
+  pp = Preprocess("decode|resize(8)")
+  batches = pipeline.train_iterator(
+      source, pp, batch_size=2, seed=0, total_steps=1
+  )
+  assert sorted(next(batches)["replaced"]) == [-1, 1]
 
 
 def test_byte_order_marks_are_no_part_of_captions(tmp_path):

@@ -15,6 +15,7 @@ from siglip_jax.data import images
 from siglip_jax.data import ops
 from siglip_jax.data import tokenizer
 from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.data.preprocess import meaning
 from siglip_jax.data.preprocess import parse
 from siglip_jax.errors import UserError
 
@@ -378,3 +379,11 @@ def test_preprocessing_needs_neither_jax_nor_tensorflow():
       [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert done.stdout.strip() == "[]"
+
+
+def test_strings_that_do_the_same_mean_the_same():
+  assert meaning("resize(8)") == meaning("resize( 8, method='bilinear')")
+  assert meaning("resize(8)") != meaning("resize(8, method='bicubic')")
+  one, other = (f"tokenize(8, model='{m}')" for m in ("a", "b/c"))
+  assert meaning(one) == meaning(other)
+  assert meaning(one) != meaning(one.replace("8", "9"))

@@ -88,3 +88,15 @@ def test_the_vocabulary_holds_the_tokenizer(config):
   small = model | {"text": model["text"] | {"vocab_size": 100}}
   with pytest.raises(UserError, match="vocab_size must be at least .*got 100"):
     make(config, model=small)
+
+
+def test_only_pieces_that_no_text_has_may_lack_a_row(config, monkeypatch):
+  model = config["model"]
+  text = model["text"] | {"vocab_size": 250_000}
+  for pieces in (250_100, 250_101):
+    monkeypatch.setattr(tokenizer.Tokenizer, "vocab_size", pieces)
+    if pieces == 250_100:  # mC4's
+      make(config, model=model | {"text": text})
+    else:
+      with pytest.raises(UserError, match="vocab_size must be at least"):
+        make(config, model=model | {"text": text})

@@ -129,5 +129,31 @@ def test_two_processes_embed_each_its_own_shards(both, place, trained):
   np.testing.assert_allclose(found.every(), expected, atol=1e-6)
 
 
+def test_the_command_does_so_where_flags_name_the_others(
+    command, both, place, trained, tmp_path
+):
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    port = s.getsockname()[1]
+  running = [
+      command.start(
+          "siglip_jax.embed",
+          f"--config={place / 'tiny.py'}",
+          f"--model={trained}",
+          f"--out={tmp_path / 'out'}",
+          "--shard_size=10",
+          f"--coordinator=localhost:{port}",
+          "--num_processes=2",
+          f"--process_id={i}",
+          devices=4,
+      )
+      for i in range(2)
+  ]
+  out = [r.wait(status=0).out for r in running]
+  assert "examples are in" in out[0] and "examples are in" not in out[1]
+  found, wanted = Embeddings(tmp_path / "out"), Embeddings(both / "embedded")
+  np.testing.assert_allclose(found.every(), wanted.every(), atol=1e-6)
+
+
 if __name__ == "__main__":
   main(*sys.argv[1:])

@@ -171,6 +171,37 @@ def test_a_lost_connection_is_taken_up_again(cloud):
   assert "siglip_jax.main on worker-0" in done.out
 
 
+def test_a_laptop_that_wakes_up_follows_again(cloud):
+  cloud.end(worker_0=["follow 20"], worker_1=["follow 20"])
+  lost = dict(code=255, stderr=NO_SSH)
+  cloud.play(
+      dict(match="follow", skip=1, **lost),
+      *(dict(match="report", skip=2, **lost) for _ in range(2)),
+  )
+  done = cloud.run("run", CONFIG, WORKDIR)
+  assert "siglip_jax.main on worker-0" in done.out
+
+
+def test_watch_keeps_to_a_run_whose_workers_cannot_be_asked(cloud, started):
+  lost = dict(match="report.*--worker=1", code=255, stderr=NO_SSH)
+  cloud.play(lost, lost, lost)
+  watching = cloud.start("watch", CONFIG, WORKDIR, MAX_FAILURES="2")
+  wait_until(lambda: str(cloud.calls()).count("follow") == 3)
+  cloud.run("stop")
+  done = finish(watching, status=75)
+  assert done.out.count("The workers could not be asked") == 3
+  assert len(cloud.runs()) == 2
+
+
+def test_watch_keeps_its_place_in_the_queue(empty_cloud):
+  down = "ERROR: (gcloud) INTERNAL: an internal error occurred\n"
+  empty_cloud.play(dict(match="describe siglip-queue", code=1, stderr=down))
+  done = empty_cloud.run("watch", CONFIG, WORKDIR)
+  assert "failed inside. Try again." in done.err
+  managed = [v for v in empty_cloud.verbs() if v in ("create", "delete")]
+  assert managed == ["create"]
+
+
 def test_watch_makes_a_preempted_slice_again(empty_cloud):
   empty_cloud.end(worker_0=["never"], worker_1=["never"])
   empty_cloud.play(dict(match="follow.*--worker=0", skip=1))

@@ -241,20 +241,28 @@ def test_all_checkpoints_damaged_is_an_error_that_keeps_them(
     if path.is_file():
       path.write_bytes(b"")
   out = finish(copy, status=2)
-  assert "No checkpoint in" in out or "checkpoint" in out
+  assert "No checkpoint in" in out
   assert (copy / "checkpoints" / "12").is_dir()
 
 
 def test_another_tokenizer_is_refused(place, finish, trained):
-  other = place / "other.model"
-  tokenizer.train(["entirely other words"] * 3, other, vocab_size=300)
+  moved = place / "moved.model"
   config = (place / "tiny.py").read_text()
-  config = config.replace(str(place / "tokenizer.model"), str(other))
-  (place / "other.py").write_text(config)
-  out = finish(trained, config="other.py", status=2)
-  assert "was trained with text" in out and "other.model" in out
+  config = config.replace(str(place / "tokenizer.model"), str(moved))
+  (place / "moved.py").write_text(config)
+  tokenizer.train(["entirely other words"] * 3, moved, vocab_size=300)
+  out = finish(trained, config="moved.py", status=2)
+  digest = tokenizer.Tokenizer(place / "tokenizer.model").digest
+  assert f"was trained with tokenizer_digest = '{digest}'" in out
   kept = (trained / "tokenizer.model").read_bytes()
   assert kept == (place / "tokenizer.model").read_bytes()
+
+  # The same file may lie elsewhere; the same words may be cut elsewhere.
+  shutil.copyfile(place / "tokenizer.model", moved)
+  finish(trained, "--eval_only", config="moved.py")
+  (place / "moved.py").write_text(config.replace("lower|", ""))
+  out = finish(trained, config="moved.py", status=2)
+  assert "was trained with text = 'lower|tok" in out
 
 
 def test_the_newest_checkpoint_is_evaluated_alone(place, finish, trained):
@@ -303,3 +311,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, finish):
       status=2,
   )
   assert "finite between steps" in out and "Last good" in out
+
+
+def test_no_state_is_saved_that_no_log_has_looked_at(tmp_path, finish):
+  out = finish(
+      tmp_path,
+      "--config.optim.lr=1e38",
+      "--config.optim.clip_norm=1e9",
+      "--config.log_steps=12",
+      status=2,
+  )
+  assert "finite between steps 0 and 4 " in out and "none was saved" in out
+  assert not list((tmp_path / "checkpoints").glob("[0-9]*"))

@@ -35,6 +35,10 @@ explain() {
       again "Google Cloud did not answer. Try again. ($said)" ;;
     *"active account"* | *"auth login"* | *"auth tokens"* | *eauthenticat*)
       wrong "gcloud is not logged in. Run 'gcloud auth login'. ($said)" ;;
+    *"per minute"* | *ate*imit*xceeded* | *RATE_LIMIT* | *INTERNAL* | \
+      *"nternal error"* | *"Error 50"[0-9]* | *backendError*)
+      again "Google Cloud is overloaded, or failed inside. Try again." \
+        "($said)" ;;
     *[Qq]uota*)
       wrong "The quota of project $PROJECT in $ZONE does not cover" \
         "a $PROVISIONING $ACCELERATOR_TYPE. Ask for more under IAM > Quotas," \
@@ -74,6 +78,20 @@ node_state() { described "$1" tpu-vm "$TPU_NAME" 'value(state)'; }
 # WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE, FAILED, SUSPENDED ... or NONE.
 queue_state() {
   described "$1" queued-resources "$QUEUE" 'value(state.state)'
+}
+
+# Whether what is there can never get ready; no while that is not known.
+slice_is_dead() {
+  local node queue
+  node=$(node_state NONE) && queue=$(queue_state NONE) || return 1
+  case $node in
+    READY | CREATING | STARTING | RESTARTING | REPAIRING) return 1 ;;
+    NONE) ;;
+    *) return 0 ;;
+  esac
+  case $queue in
+    NONE | CREATING | ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING) return 1 ;;
+  esac
 }
 
 # How many machines this type is, which a dry run cannot ask.

@@ -55,6 +55,18 @@ running() {
   echo "$found"
 }
 
+# Reports of all. A laptop that wakes up has no network at first, so it tries
+# again, unless the slice is known to be gone.
+ask_all() {
+  local tries state
+  for ((tries = 1; tries < 5; tries++)); do
+    (on_all on_worker report) 2>"$SCRATCH/asked" && return
+    state=$(node_state READY 2>/dev/null) && [ "$state" != READY ] && break
+    sleep "$POLL_SECONDS"
+  done
+  on_all on_worker report
+}
+
 # Prints worker 0's log until its run ends, whatever happens to connections.
 attend() {
   local lines=+1
@@ -62,7 +74,7 @@ attend() {
     exit 130' INT
   while :; do
     on_worker 0 follow "$lines" 2>"$SCRATCH/follow"
-    on_all on_worker report
+    ask_all
     read_report 0
     [ "$STATE" = running ] || break
     say "The connection to worker 0 was lost; the run goes on."
@@ -82,7 +94,7 @@ let_all_end() {
     fi
     sleep "$POLL_SECONDS"
     waited=$((waited + ${POLL_SECONDS%.*} + 1))
-    on_all on_worker report
+    ask_all
   done
 }
 
@@ -92,6 +104,7 @@ finish() {
   local worker result=$DONE
   attend
   let_all_end
+  : >"$SCRATCH/ended"
   for ((worker = 0; worker < WORKERS; worker++)); do
     read_report "$worker"
     [ "$STOPPED" != stopped ] || : >"$SCRATCH/stopped"

@@ -24,7 +24,8 @@ again_or_exit() {
 make_slice() {
   until "$TPU/create.sh"; do
     again_or_exit $?
-    "$TPU/delete.sh" || exit
+    # A place in the queue is not given up because the network was down.
+    ! slice_is_dead || "$TPU/delete.sh" || again_or_exit $?
   done
 }
 
@@ -75,6 +76,7 @@ while :; do
     make_slice
   fi
   began=$SECONDS
+  rm -f "$SCRATCH/ended"
   (join_or_run)
   code=$?
   [ $code != 0 ] || exit $DONE
@@ -82,7 +84,10 @@ while :; do
   [ ! -f "$SCRATCH/stopped" ] || again "tpu/stop.sh ended the run." \
     "The same command goes on with it."
   current_state
-  if [ "$state" = READY ]; then
+  if [ "$code" = $AGAIN ] && [ ! -f "$SCRATCH/ended" ]; then
+    say "The workers could not be asked. The run may be going on; trying again."
+    sleep "$POLL_SECONDS"
+  elif [ "$state" = READY ]; then
     [ $((SECONDS - began)) -lt "$HEALTHY_SECONDS" ] || failures=0
     failures=$((failures + 1))
     [ $failures -lt "$MAX_FAILURES" ] || die $code "The run ended early" \

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from siglip_jax.data.images import ImageError
 from siglip_jax.errors import UserError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -25,7 +26,10 @@ class FolderSource:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     path, text = self.entries[index]
-    return {"image": (self.folder / path).read_bytes(), "text": text}
+    try:
+      return {"image": (self.folder / path).read_bytes(), "text": text}
+    except OSError as e:
+      raise ImageError(e.strerror) from None
 
   def key(self, index: int) -> str:
     """The path of the picture."""

@@ -176,6 +176,21 @@ def arguments(name: str, args: Sequence, kwargs: Mapping) -> dict[str, Any]:
   return bound.arguments
 
 
+def meaning(spec: str) -> str:
+  """The same for all strings that do the same, whatever file has the tokenizer.
+
+  Raises:
+    UserError: an operation is unknown, or takes other arguments.
+  """
+  calls = []
+  for name, args, kwargs in parse(spec):
+    named = arguments(name, args, kwargs)
+    if name == "tokenize":
+      del named["model"]
+    calls.append((name, (), named))
+  return render(calls)
+
+
 def tokenize_options(spec: str) -> dict[str, Any]:
   """All arguments of the last operation of `spec`, which must be tokenize.
 

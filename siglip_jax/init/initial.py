@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import re
 
 from absl import logging
 import jax
 
 from siglip_jax import sections
 from siglip_jax import tree
+from siglip_jax.data.preprocess import meaning
 from siglip_jax.errors import UserError
 from siglip_jax.init import fit as fit_lib
 from siglip_jax.init import table
 from siglip_jax.init import weights as weights_lib
+from siglip_jax.models import zoo
 from siglip_jax.run import Run
 from siglip_jax.step import TrainState
 
@@ -107,6 +108,7 @@ def read(
     )
     if name == "txt" and "Embed_0/embedding" in fitted[name].arrays:
       _check_tokenizer(given, spec, part.path)
+      notes += _note_on_tokenizer(given.params, spec, part.path)
     notes += _notes(name, given, spec, part.path)
   return fitted, notes
 
@@ -147,17 +149,14 @@ def _notes(part: str, given: weights_lib.Weights, spec: Mapping, path: str):
   """Where inputs are prepared otherwise than the weights are used to."""
   kind = {"img": "image", "txt": "text"}.get(part)
   there = kind and getattr(given, kind)
-  if not kind or there is None or _bare(there) == _bare(spec[kind]):
+  if not kind or there is None:
+    return []
+  if meaning(there) == meaning(spec[kind]):
     return []
   return [
       f"{part}: {path} is used to {kind}s prepared by {there}; here it is"
       f" {spec[kind]}"
   ]
-
-
-def _bare(preprocessing: str) -> str:
-  """Without the tokenizer's file, which may lie anywhere."""
-  return re.sub(r'model="[^"]*"', "", preprocessing)
 
 
 def _warn_of_locked_noise(section: Mapping, run: Run) -> None:
@@ -183,3 +182,16 @@ def _check_tokenizer(given: weights_lib.Weights, spec: Mapping, path: str):
         f" {there[:12]}..., here {here[:12]}...). Use its tokenizer.model, or"
         ' leave out the token embedding: dont_load=["Embed_0/.*"].'
     )
+
+
+def _note_on_tokenizer(params: Mapping, spec: Mapping, path: str) -> list[str]:
+  """Where weights of a released model's sizes meet other pieces of text."""
+  variant = zoo.identify(params)
+  wanted, here = variant and variant.tokenizer_sha256, spec["tokenizer_digest"]
+  if not variant or wanted in (None, here):
+    return []
+  return [
+      f"txt: {path} has the sizes of {variant.name}, whose tokenizer"
+      f" {variant.tokenizer} has sha256 {wanted[:12]}...; here it is"
+      f" {here[:12]}..."
+  ]
