@@ -21,13 +21,16 @@ from siglip_jax import workdir as workdir_lib
 from siglip_jax.errors import DONE
 from siglip_jax.errors import UserError
 from siglip_jax.peers import Peers
+from siglip_jax.phases import Phases
 from siglip_jax.run import Run
+from siglip_jax.watchdog import Watchdog
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py[:arg=value,...]", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _CLUSTER = launch.define_flags()
+_SECONDS = 600.0  # for everything
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,13 +45,20 @@ def main(argv: Sequence[str]) -> int:
 
 def _check(config: ml_collections.ConfigDict, folder: str) -> int:
   config_lib.validate(config)
-  peers = Peers()
+  phases, peers = Phases(), Peers()
+  # A bucket that hangs when it is read must not hold everyone up.
+  with Watchdog(phases, peers, start_seconds=_SECONDS):
+    return _look(config, folder, peers)
+
+
+def _look(config: ml_collections.ConfigDict, folder: str, peers: Peers) -> int:
   workdir = workdir_lib.prepare(folder, peers.index)
   source = config_lib.train_source(config)
   pp = preprocessing.make(config, source)
   mesh = sharding.make_mesh(**config.mesh)
   run = Run(config, mesh, pp.value_range, len(source))
-  found = ready.check(run, source, workdir, peers)
+  digest = pp.tokenizer.digest
+  found = ready.check(run, source, workdir, peers, tokenizer_digest=digest)
   if peers.index == 0:
     for i, f in enumerate(found):
       print(

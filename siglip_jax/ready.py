@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from siglip_jax.data.images import ImageError
 from siglip_jax.data.sources import Source
 from siglip_jax.errors import UserError
 from siglip_jax.peers import Peers
@@ -29,7 +30,12 @@ _TOKEN_SECONDS = 10.0  # network file systems remember for a while
 
 
 def check(
-    run: Run, source: Source, workdir: Path, peers: Peers
+    run: Run,
+    source: Source,
+    workdir: Path,
+    peers: Peers,
+    *,
+    tokenizer_digest: str,
 ) -> list[dict[str, Any]]:
   """All checks; returns what each process found, by process.
 
@@ -38,6 +44,7 @@ def check(
     source: the training data.
     workdir: prepared.
     peers: all processes.
+    tokenizer_digest: of this process's file.
 
   Raises:
     UserError: what is wrong, and on which worker.
@@ -45,7 +52,7 @@ def check(
   """
   found = peers.gather(
       "preflight",
-      _facts(run.config, source, workdir),
+      _facts(run.config, source, workdir) | {"tokenizer": tokenizer_digest},
       seconds=_SECONDS,
   )
   for key, rule in _EQUAL.items():
@@ -65,6 +72,9 @@ _EQUAL = {
         " (digest)"
     ),
     "examples": "All workers must see the same training data (examples)",
+    "tokenizer": (
+        "All workers must see the same tokenizer; copy its file again (digest)"
+    ),
 }
 
 
@@ -101,7 +111,7 @@ def _read_one(source: Source) -> None:
     raise UserError("The data are empty: there is nothing to read.")
   try:
     source[0]
-  except OSError as e:
+  except (OSError, ImageError) as e:
     raise UserError(
         f"The training data must be readable: {source.key(0)}, the first"
         f" example, is not ({e})."

@@ -89,7 +89,8 @@ def _train_and_evaluate(
   mesh = sharding.make_mesh(**config.mesh)
   run = Run(config, mesh, pp.value_range, len(source))
   main_process = peers.index == 0
-  ready.check(run, source, workdir, peers)
+  digest = pp.tokenizer.digest
+  ready.check(run, source, workdir, peers, tokenizer_digest=digest)
   checkpoints = checkpoint.Checkpoints(
       workdir, keep=config.ckpt.keep, clean=not eval_only, peers=peers
   )

@@ -81,6 +81,8 @@ def test_equals_the_einsums(batch, length, heads, head_dim, dtype):
         (2, 24, 5, 80, "float32"),  # a last register filled in part
         (1, 264, 4, 88, "float32"),  # two chunks of queries
         (1, 264, 4, 88, "bfloat16"),
+        (1, 729, 2, 72, "bfloat16"),
+        (1, 1024, 1, 128, "bfloat16"),
     ],
 )
 def test_a_head_at_a_time_equals_the_einsums(
@@ -111,6 +113,12 @@ def check_against_einsums(fused, batch, length, heads, head_dim, dtype):
       error, allowed = (np.abs(np.float32(x) - b) for x in (a, r))
       assert error.max() < 2 * allowed.max()
       assert error.mean() < 1.2 * allowed.mean()
+
+
+@pytest.mark.parametrize("length, head_dim", [(729, 72), (1024, 32)])
+def test_long_rows_equal_the_einsums(length, head_dim):
+  fused = functools.partial(lib.fused_attention, num_heads=2, interpret=True)
+  check_against_einsums(fused, 1, length, 2, head_dim, "float32")
 
 
 @pytest.mark.parametrize("length, pack", [(16, 8), (64, 2), (48, 2), (8, 1)])

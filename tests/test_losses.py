@@ -117,12 +117,13 @@ def test_rings_keep_bfloat16_embeddings_to_their_rounding(mesh):
       (losses.ring_softmax_loss, losses.softmax_loss, 3),
   ):
     ring = functools.partial(loss, **options)
-    ring = jax.jit(jax.value_and_grad(ring, (0, 1)))
+    ring = jax.jit(jax.value_and_grad(ring, range(n)))
     value, grads = ring(*args[:n])
-    wanted, wanted_grads = jax.value_and_grad(reference, (0, 1))(*exact[:n])
+    wanted, wanted_grads = jax.value_and_grad(reference, range(n))(*exact[:n])
     np.testing.assert_allclose(value, wanted, rtol=1e-6)  # float32 sums
+    dtypes = [x.dtype for x in grads]
+    assert dtypes == 2 * [jnp.bfloat16] + (n - 2) * [jnp.float32]
     for got, want in zip(grads, wanted_grads, strict=True):
-      assert got.dtype == jnp.bfloat16
       error = np.linalg.norm(np.float32(got) - want) / np.linalg.norm(want)
       assert error < 2**-8  # half a unit in the last place, slope and result
 

@@ -148,6 +148,21 @@ def get_config(arg=None):
 
 
 @pytest.mark.tpu_compile
+def test_what_the_compiler_cannot_place_does_not_fit(slices):
+  space: dict = {}
+  exec(TINY, space)
+  config = space["get_config"]()
+  with config.unlocked():
+    config.batch_size, config.microbatch = 2**21, 0
+    config.model.remat = "none"
+  where = slices("v4:2x2x1")
+  found = estimate.compile_plan(*estimate.lower(config, where), where)
+  assert not found.fits and found.step_seconds_estimate is None
+  assert found.peak_hbm_bytes > 2 * found.hbm_bytes
+  assert "microbatch" in estimate.advice(found)[0]
+
+
+@pytest.mark.tpu_compile
 def test_the_command_plans_the_real_step_and_keeps_the_plan(slices, tmp_path):
   del slices  # the command needs the compiler
   (tmp_path / "tiny.py").write_text(TINY)

@@ -15,6 +15,10 @@ from siglip_jax.run import Run
 SOURCE = fakes.ListSource([{"text": "a"}] * 5)
 
 
+def check(*args):
+  return ready.check(*args, tokenizer_digest="0a1b")
+
+
 class Two(fakes.BoardPeers):
   """This process and one whose words differ as told."""
 
@@ -41,7 +45,7 @@ def run():
 
 
 def test_all_well_is_what_each_process_found(run, tmp_path):
-  mine, other = ready.check(run, SOURCE, tmp_path, Two())
+  mine, other = check(run, SOURCE, tmp_path, Two())
   assert (mine["examples"], other["host"]) == (5, "other-host")
   assert mine["code"] == ready.code_digest() == other["code"]
   assert not list(tmp_path.iterdir())
@@ -53,12 +57,16 @@ def test_all_well_is_what_each_process_found(run, tmp_path):
         ({"code": "0123"}, "the same code; .* on worker 1 .other-host"),
         ({"config": "0123"}, "the same config; .* on worker 1 .other-host"),
         ({"examples": 4}, r"training data .*got 5, but 4 on worker 1"),
+        (
+            {"tokenizer": "0a1c"},
+            "same tokenizer; .*0a1c. on worker 1 .other-host",
+        ),
         ({"token_seen": False}, "not seen by worker 1 .other-host"),
     ],
 )
 def test_a_worker_that_differs_is_named(run, tmp_path, different, words):
   with pytest.raises(UserError, match=words):
-    ready.check(run, SOURCE, tmp_path, Two(**different))
+    check(run, SOURCE, tmp_path, Two(**different))
   assert not list(tmp_path.iterdir())
 
 
@@ -67,7 +75,7 @@ def test_a_workdir_that_is_not_shared_is_refused(run, tmp_path, monkeypatch):
   with pytest.raises(UserError, match="that all share.*not seen by worker 1"):
     # What worker 0 wrote is on another disk.
     peers = Two(index=1, token=".preflight_0", token_seen=True)
-    ready.check(run, SOURCE, tmp_path, peers)
+    check(run, SOURCE, tmp_path, peers)
 
 
 def test_too_little_room_names_what_is_missing(run, tmp_path, monkeypatch):
@@ -83,10 +91,10 @@ def test_too_little_room_names_what_is_missing(run, tmp_path, monkeypatch):
     for step in range(saved):
       (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
     if enough:
-      ready.check(run, SOURCE, tmp_path, Two())
+      check(run, SOURCE, tmp_path, Two())
     else:
       with pytest.raises(UserError, match="must have room for"):
-        ready.check(run, SOURCE, tmp_path, Two())
+        check(run, SOURCE, tmp_path, Two())
 
 
 def test_data_that_cannot_be_read_are_said_so(run, tmp_path):
@@ -96,9 +104,9 @@ def test_data_that_cannot_be_read_are_said_so(run, tmp_path):
       raise OSError("Stale file handle")
 
   with pytest.raises(UserError, match="record 0.*Stale file handle"):
-    ready.check(run, Gone([1]), tmp_path, Two())
+    check(run, Gone([1]), tmp_path, Two())
   with pytest.raises(UserError, match="empty"):
-    ready.check(run, fakes.ListSource([]), tmp_path, Two())
+    check(run, fakes.ListSource([]), tmp_path, Two())
 
 
 def test_digests_follow_what_they_are_of(tmp_path, monkeypatch):
