@@ -16,6 +16,7 @@ from siglip_jax import preprocessing
 from siglip_jax import profiling
 from siglip_jax import sections
 from siglip_jax import sharding
+from siglip_jax import tree
 from siglip_jax import watchdog
 from siglip_jax.data import sources
 from siglip_jax.errors import UserError
@@ -100,6 +101,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     initial.check(c["init"])
   _check_model(c)
   _check_embedded(c)
+  _check_names(c)
 
 
 _NUMBERS = (
@@ -250,6 +252,21 @@ def _check_model(c: Mapping[str, Any]) -> None:
     raise UserError(
         f"config.model cannot be built: {str(e).splitlines()[0]}."
     ) from None
+
+
+def _check_names(c: Mapping[str, Any]) -> None:
+  """Each rule decides a parameter, and each parameter meets a rule."""
+  model, side = TwoTowers(**c["model"]), c["image_size"]
+  params = jax.eval_shape(
+      lambda: model.init(jax.random.key(0), (side, side, 3), c["text_len"])
+  )
+  names = tree.flatten(params)
+  rules = {"config.sharding": c["sharding"]}
+  for key in ("schedule", "lr_mults", "wd_mults"):
+    if key in c["optim"]:
+      rules[f"config.optim.{key}"] = c["optim"][key]
+  for what, given in rules.items():
+    tree.assign(given, names, what=what)
 
 
 def _check_embedded(c: Mapping[str, Any]) -> None:
