@@ -20,7 +20,7 @@ ORDER = [
     "models sharding schedules",
     "convert losses optim",
     "step",
-    "run predict checkpoint metrics export workdir",
+    "run predict checkpoint metrics export workdir tower_file",
     "init",
     "evals",
     "mismatch",
