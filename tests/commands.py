@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,13 @@ class Running:
     out, err = self.read()
     assert status is None or code == status, f"{code}: {out}{err}"
     return Done(status=code, out=out, err=err)
+
+
+def free_port() -> int:
+  """A port that nobody listens on now."""
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    return s.getsockname()[1]
 
 
 class Commands:

@@ -3,8 +3,8 @@
 import importlib.util
 import re
 import shutil
-import socket
 
+from commands import free_port
 import pytest
 
 import siglip_jax
@@ -53,9 +53,7 @@ def test_labels_and_search_in_a_browser(page, trained, place):
   model = siglip_jax.load(trained)
   pictures = place / "pictures"
   album = album_lib.make(model, pictures)
-  with socket.socket() as s:
-    s.bind((demo.HOST, 0))
-    port = s.getsockname()[1]
+  port = free_port()
   app = demo.make_page(gradio, model, album)
   demo.serve(gradio, app, port=port, allowed=[str(pictures)])
   try:

@@ -7,9 +7,9 @@ command again, and the run ends bit for bit where an undisturbed one ends.
 import json
 import re
 import signal
-import socket
 import time
 
+from commands import free_port
 import numpy as np
 import psutil
 import pytest
@@ -42,9 +42,7 @@ def start(command, place):
     )
 
   def two(workdir, *flags, each=lambda index: []):
-    with socket.socket() as s:
-      s.bind(("localhost", 0))
-      address = f"localhost:{s.getsockname()[1]}"
+    address = f"localhost:{free_port()}"
     join = [f"--coordinator={address}", "--num_processes=2"]
     return [
         one(workdir, *join, f"--process_id={i}", *flags, *each(i), devices=4)

@@ -6,10 +6,10 @@ And they share the work of embedding a data set.
 import os
 from pathlib import Path
 import runpy
-import socket
 import subprocess
 import sys
 
+from commands import free_port
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
@@ -86,9 +86,7 @@ def main(index: str, port: str, out: str, *place: str) -> None:
 def both(tmp_path_factory, place, trained):
   """What the two wrote."""
   tmp_path = tmp_path_factory.mktemp("both")
-  with socket.socket() as s:
-    s.bind(("localhost", 0))
-    port = str(s.getsockname()[1])
+  port = str(free_port())
   out = tmp_path / "found.npz"
   embedded = [str(p) for p in (place, trained, tmp_path / "embedded")]
   command = [sys.executable, __file__]
@@ -132,9 +130,7 @@ def test_two_processes_embed_each_its_own_shards(both, place, trained):
 def test_the_command_does_so_where_flags_name_the_others(
     command, both, place, trained, tmp_path
 ):
-  with socket.socket() as s:
-    s.bind(("localhost", 0))
-    port = s.getsockname()[1]
+  port = free_port()
   running = [
       command.start(
           "siglip_jax.embed",

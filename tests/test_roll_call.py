@@ -2,6 +2,7 @@ from concurrent import futures
 import socket
 import time
 
+from commands import free_port
 import pytest
 
 from siglip_jax import roll_call
@@ -11,9 +12,7 @@ from siglip_jax.errors import UserError
 
 @pytest.fixture
 def address():
-  with socket.socket() as s:
-    s.bind(("localhost", 0))
-    return f"localhost:{s.getsockname()[1]}"
+  return f"localhost:{free_port()}"
 
 
 def call_all(address, indices, count, seconds):

@@ -46,8 +46,9 @@ def read(folder: epath.Path) -> tuple[dict, dict]:
     UserError: no config.json, or one of another model.
   """
   path = folder / "config.json"
-  config = hf_processor.read_json(path)
-  kind = config.get("model_type")
+  config = {"model_type": None, **dict.fromkeys(SECTIONS, {})}
+  config |= _given(hf_processor.read_json(path))
+  kind = config["model_type"]
   if kind != "siglip":
     more = ""
     if kind == "siglip2":
@@ -58,17 +59,19 @@ def read(folder: epath.Path) -> tuple[dict, dict]:
     )
   found = []
   for key, defaults in zip(SECTIONS, (_VISION, _TEXT), strict=True):
-    section = config[key] if config.get(key) is not None else {}
+    section = config[key]
     if not isinstance(section, dict):
       raise UserError(f"{path}: {key} must be an object; got {section!r}.")
-    given = defaults | {
-        k: section[k]
-        for k in defaults
-        if k in section and section[k] is not None
-    }
+    section = _given(section)
+    given = defaults | {k: section[k] for k in defaults if k in section}
     _check_section(f"{path}: {key}", given)
     found.append(given)
   return found[0], found[1]
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """What is said; null says no more than silence, in transformers' files."""
+  return {k: v for k, v in settings.items() if v is not None}
 
 
 def _check_section(what: str, given: Mapping[str, Any]) -> None:
