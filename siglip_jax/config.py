@@ -101,7 +101,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     initial.check(c["init"])
   params = _check_model(c)
   _check_embedded(c)
-  _check_names(c, list(tree.flatten(params)))
+  _check_rules_fit(c, params)
 
 
 _NUMBERS = (
@@ -254,16 +254,13 @@ def _check_model(c: Mapping[str, Any]) -> dict:
     ) from None
 
 
-def _check_names(c: Mapping[str, Any], names: Sequence[str]) -> None:
+def _check_rules_fit(c: Mapping[str, Any], params: Mapping) -> None:
   """Each rule decides a parameter, and each parameter meets a rule."""
   if TwoTowers(**c["model"]).embedded:  # then there is no image tower
-    names = [n for n in names if not n.startswith("img/")]
-  rules = {"config.sharding": c["sharding"]}
-  for key in ("schedule", "lr_mults", "wd_mults"):
-    if key in c["optim"]:
-      rules[f"config.optim.{key}"] = c["optim"][key]
-  for what, given in rules.items():
-    tree.assign(given, names, what=what)
+    params = {part: p for part, p in params.items() if part != "img"}
+  tree.assign(c["sharding"], tree.flatten(params), what="config.sharding")
+  # In epochs of one example, for the data are not known: no duration is longer.
+  optim.make(params, c["total_steps"], c["batch_size"], 1, **c["optim"])
 
 
 def _check_embedded(c: Mapping[str, Any]) -> None:

@@ -55,6 +55,13 @@ def at(section, path):
         ("sharding", [("a", "fsdp"), (".*", "fsdp")], "'a'.*it matches none"),
         ("optim.schedule", [("img/.*", None)], "every parameter needs a rule"),
         ("optim.wd_mults", [("x", 0.0), (".*", 1.0)], "wd_mults.*matches none"),
+        ("optim.name", "adm", "config.optim.name must be one of .*got 'adm'"),
+        ("optim.options", {"b3": 0.9}, "options of adam has no 'b3'"),
+        (
+            "optim.schedule",
+            [(".*", dict(decay="cosine", warmup_steps=99))],
+            "Warm-up .99 steps. .* are longer",
+        ),
         ("mesh.devices", 3, "config.mesh has no 'devices'"),
         ("evals.colors.splitt", "x", "evals.colors has no 'splitt'"),
         ("evals.colors.every_steps", 1.5, "every_steps must be of type int"),
