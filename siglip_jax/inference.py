@@ -197,13 +197,11 @@ def _shapes(params: Mapping) -> dict[str, tuple[int, ...]]:
 def _of_folder(
     folder: _Path, tokenizer: _Path | None, variant: zoo.Variant | None = None
 ) -> _Found:
-  found = huggingface.read(folder)
+  found = huggingface.read(folder, variant=variant)
   rows = found.model["text"]["vocab_size"]
   check = _has_rows_for(rows, exact=tokenizer is not None)
-  if variant is not None:
-    variant.check(found.params)
-    if tokenizer is not None:
-      check = _published(variant)
+  if variant is not None and tokenizer is not None:
+    check = _published(variant)
   return _assembled(
       model=found.model,
       params=found.params,

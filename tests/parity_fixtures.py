@@ -77,6 +77,62 @@ def siglip2_tokenizer():
     return transformers.Siglip2Tokenizer.from_pretrained(folder)
 
 
+def siglip2_folder(folder: Path) -> None:
+  """A Siglip2Model of 4 x 4 patches, its processor, and what it says.
+
+  Args:
+    folder: gets the files, and expected.npz: `image` (B, H, W, 3) in [-1, 1],
+      `text` (B, L), `zimg`, `ztxt`, `logits` (images x texts), `loss`.
+  """
+  import torch
+  import transformers
+  from transformers.models.siglip2 import image_processing_pil_siglip2
+
+  torch.manual_seed(0)
+  tokenizer, patch, grid = siglip2_tokenizer(), 8, 4
+  shared = dict(hidden_size=48, num_hidden_layers=2)
+  model = transformers.Siglip2Model(
+      transformers.Siglip2Config(
+          vision_config=shared
+          | dict(intermediate_size=104, num_attention_heads=3)
+          | dict(patch_size=patch, num_patches=grid**2),
+          text_config=shared
+          | dict(intermediate_size=96, num_attention_heads=2)
+          | dict(vocab_size=len(tokenizer), max_position_embeddings=LENGTH)
+          | dict(pad_token_id=0, eos_token_id=1, bos_token_id=None),
+      )
+  ).eval()
+  with torch.no_grad():
+    for x in model.parameters():  # biases are zero at first
+      x.add_(torch.randn_like(x) / 20)
+    model.logit_scale.fill_(2.0)
+    model.logit_bias.fill_(-3.0)
+  processor = image_processing_pil_siglip2.Siglip2ImageProcessorPil(
+      patch_size=patch, max_num_patches=grid**2
+  )
+  side = patch * grid
+  rng = np.random.default_rng(0)
+  pictures = rng.integers(0, 256, (5, side, side, 3), np.uint8)
+  inputs = processor(images=list(pictures), return_tensors="pt")
+  text = np.array(ids(tokenizer, awkward.texts()[::60][:5]), np.int32)
+  with torch.no_grad():
+    found = model(**inputs, input_ids=torch.tensor(text), return_loss=True)
+  model.save_pretrained(folder)
+  (folder / "model.safetensors").chmod(0o644)
+  processor.save_pretrained(folder)
+  shutil.copyfile(GEMMA, folder / "tokenizer.model")
+  np.savez_compressed(
+      folder / "expected.npz",
+      allow_pickle=False,
+      image=(pictures / 127.5 - 1).astype(np.float32),
+      text=text,
+      zimg=found.image_embeds,
+      ztxt=found.text_embeds,
+      logits=found.logits_per_image,
+      loss=found.loss,
+  )
+
+
 def ids(tokenizer, texts) -> list[list[int]]:
   """As the model cards say."""
   found = tokenizer(
@@ -113,6 +169,7 @@ def big_vision_pixels() -> dict[str, np.ndarray]:
 def main() -> None:
   """Writes all files."""
   train()
+  siglip2_folder(DATA / "hf_siglip2_tiny")
   texts = awkward.texts()
   gemma = siglip2_tokenizer()
   gemma._tokenizer.normalizer = gemma._tokenizer.normalizer[1]  # no Lowercase

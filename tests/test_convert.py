@@ -68,6 +68,24 @@ def test_transformers_folders_keep_their_tensors(command, tmp_path):
   assert all(np.array_equal(a[k], b[k]) for k in a)
 
 
+def test_a_siglip2_model_becomes_a_siglip_model(command, tmp_path):
+  siglip2, npz, folder = (
+      DATA / "hf_siglip2_tiny",
+      tmp_path / "x.npz",
+      tmp_path / "x",
+  )
+  command.run(MODULE, siglip2, npz, "--to=big_vision", status=0)
+  command.run(MODULE, siglip2, folder, "--to=transformers", status=0)
+  found, wanted = huggingface.read(folder), huggingface.read(siglip2)
+  assert same(big_vision.read(npz), wanted.params)
+  assert same(found.params, wanted.params)
+  assert (found.naflex, wanted.naflex) == (False, True)
+  assert found.image == wanted.image and "pad_value=0" in found.text
+  arguments = (MODULE, siglip2, tmp_path / "y", "--to=transformers")
+  said = command.refuse(*arguments, "--model=siglip2-b16-256")
+  assert "and not siglip2-b16-256: use the folder without" in said
+
+
 def test_a_run_becomes_a_folder_that_prepares_as_it_did(
     command, trained, tmp_path
 ):
@@ -205,7 +223,12 @@ TOKENIZE = "tokenize(max_len=12, model='tests/data/{}', pad_value={})"
 )
 @pytest.mark.parametrize(
     "file, pad",
-    [("spiece.model", 1), ("spiece.model", 0), ("gemma_tokenizer.json", 0)],
+    [
+        ("spiece.model", 1),
+        ("spiece.model", 0),
+        ("gemma_tokenizer.json", 0),
+        ("gemma.model", 0),
+    ],
 )
 def test_tokenizers_read_as_before(tmp_path, before, file, pad):
   spec = before + TOKENIZE.format(file, pad)
@@ -235,7 +258,6 @@ def test_tokenizers_read_as_before(tmp_path, before, file, pad):
             TOKENIZE.format("spiece.model", 1).replace("m", "eos='yes', m", 1),
             "eos='sticky'",
         ),
-        (TOKENIZE.format("gemma.model", 0), "only the unigram kind"),
         (
             TOKENIZE.format("spiece.model", "0, space='marked'"),
             "after lower and strip_punctuation",

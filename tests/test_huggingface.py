@@ -19,6 +19,7 @@ from siglip_jax.errors import UserError
 from siglip_jax.models.two_towers import TwoTowers
 
 TINY = Path("tests/data/hf_siglip_tiny")
+TINY2 = Path("tests/data/hf_siglip2_tiny")
 
 
 @pytest.fixture
@@ -26,6 +27,11 @@ def folder(tmp_path):
   for name in ("config.json", "model.safetensors"):
     shutil.copyfile(TINY / name, tmp_path / name)
   return tmp_path
+
+
+@pytest.fixture
+def folder2(tmp_path):
+  return shutil.copytree(TINY2, tmp_path / "siglip2")
 
 
 def change(folder, name="config.json", **values):
@@ -40,9 +46,10 @@ def change(folder, name="config.json", **values):
   path.write_text(json.dumps(config))
 
 
-def test_embeddings_logits_and_loss_are_transformers():
-  found = huggingface.read(TINY)
-  expected = np.load(TINY / "expected.npz")
+@pytest.mark.parametrize("tiny", [TINY, TINY2])
+def test_embeddings_logits_and_loss_are_transformers(tiny):
+  found = huggingface.read(tiny)
+  expected = np.load(tiny / "expected.npz")
   model = TwoTowers(**found.model)
   zimg = jax.jit(model.encode_image)(found.params, expected["image"])
   ztxt = jax.jit(model.encode_text)(found.params, expected["text"])
@@ -54,7 +61,26 @@ def test_embeddings_logits_and_loss_are_transformers():
   loss = losses.sigmoid_loss(zimg, ztxt, t, b)
   np.testing.assert_allclose(loss, expected["loss"], rtol=1e-5)
   assert found.image_size == 32 and found.text_len == 16
-  assert found.tokenizer is None
+
+
+def test_a_siglip2_model_is_taken_at_its_square_grid(caplog):
+  assert huggingface.read(TINY).tokenizer is None
+  assert not caplog.text
+  found = huggingface.read(TINY2)
+  assert "hf_siglip2_tiny is a Siglip2Model, taken at its own 16 posi" in (
+      caplog.text
+  )
+  assert "resized to 32 x 32, whatever their shape" in caplog.text
+  assert found.tokenizer == TINY2 / "tokenizer.model"
+  assert (
+      found.image == "decode|resize(32, method='bilinear')|value_range(-1, 1)"
+  )
+  assert found.text == (
+      "lower('characters')|tokenize(max_len=16, model='tokenizer.model',"
+      " eos='sticky', pad_value=0)"
+  )
+  kernel = found.params["img"]["embedding"]["kernel"]
+  assert kernel.shape == (8, 8, 3, 48)
 
 
 def test_what_is_written_is_what_was_read(tmp_path):
@@ -111,7 +137,7 @@ def test_what_config_json_leaves_out_is_siglips_default(tmp_path):
     "values, match",
     [
         ({"model_type": "clip"}, "must be of a SiglipModel.*got 'clip'"),
-        ({"model_type": "siglip2"}, "NaFlex models.* not supported"),
+        ({"model_type": "siglip2"}, "expected 2 dims. Received 4-dim"),
         ({"vision_config": 3}, "vision_config must be an object; got 3"),
         (
             {"text_config__hidden_act": "gelu"},
@@ -125,7 +151,10 @@ def test_what_config_json_leaves_out_is_siglips_default(tmp_path):
             {"vision_config__image_size": 40},
             r"shapes its config.json says: img/pos_embedding \(1, 25, 48\)",
         ),
-        ({"vision_config__num_attention_heads": 5}, "do not have the shapes"),
+        (
+            {"vision_config__num_attention_heads": 5},
+            "do not have the shapes .* axis of length 48 in chunks of 5",
+        ),
         ({"text_config__projection_size": 5}, "txt/head/bias .5,.; got .48,"),
     ],
 )
@@ -133,6 +162,43 @@ def test_a_config_that_is_not_the_weights_is_named(folder, values, match):
   change(folder, **values)
   with pytest.raises(UserError, match=match):
     huggingface.read(folder)
+
+
+@pytest.mark.parametrize(
+    "values, match",
+    [
+        (
+            {"vision_config__num_patches": 17},
+            "num_patches must be a square, .* got 17",
+        ),
+        ({"vision_config__num_patches": 0}, "positive integer; got 0"),
+        (
+            {"vision_config__num_patches": 25},
+            "must resize to 40 x 40, 25 patches, .*max_num_patches.: 16",
+        ),
+        ({"vision_config__patch_size": 4}, "must resize to 16 x 16"),
+        ({"vision_config__patch_size": [8, 8]}, "positive integer; got .8, 8."),
+        ({"model_type": "siglip"}, "do not have the shapes"),
+    ],
+)
+def test_a_siglip2_config_that_is_not_the_weights(folder2, values, match):
+  change(folder2, **values)
+  with pytest.raises(UserError, match=match):
+    huggingface.read(folder2)
+
+
+def test_a_siglip2_folder_of_no_processor(folder2):
+  (folder2 / "preprocessor_config.json").unlink()
+  (folder2 / "tokenizer.model").unlink()
+  found = huggingface.read(folder2)
+  assert found.image == huggingface.read(TINY2).image
+  assert "pad_value=0" in found.text and found.tokenizer is None
+  change(folder2, vision_config__num_patches=25)
+  with pytest.raises(UserError, match=r"img/pos_embedding \(1, 25, 48\); got"):
+    huggingface.read(folder2)
+  change(folder2, vision_config__num_patches=16, vision_config__patch_size=4)
+  with pytest.raises(UserError, match=r"kernel \(4, 4, 3, 48\); got"):
+    huggingface.read(folder2)
 
 
 def test_missing_and_damaged_files_are_named(folder, tmp_path):
@@ -185,6 +251,20 @@ def test_the_files_say_how_to_prepare(folder):
   change(folder, "tokenizer_config.json", tokenizer_class="CLIPTokenizer")
   with pytest.raises(UserError, match="SiglipTokenizer.* got 'CLIPTokenizer'"):
     read()
+
+
+def test_the_processor_of_version_5_counts(folder):
+  change(folder, "preprocessor_config.json", resample=3)
+  change(folder, "processor_config.json", processor_class="SiglipProcessor")
+  assert "bicubic" in huggingface.read(folder).image
+  change(folder, "processor_config.json", image_processor={"resample": 2})
+  assert "bilinear" in huggingface.read(folder).image
+  change(folder, "processor_config.json", image_processor={"do_resize": False})
+  with pytest.raises(UserError, match="/processor_config.json must resize"):
+    huggingface.read(folder)
+  change(folder, "processor_config.json", image_processor="x")
+  with pytest.raises(UserError, match="must be an object; got 'x'"):
+    huggingface.read(folder)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pickle
 import shutil
 
+import awkward
 import fakes
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from siglip_jax.models import zoo
 DATA = Path(__file__).parent / "data"
 NPZ = DATA / "big_vision_tiny.npz"
 FOLDER = DATA / "hf_siglip_tiny"
+FOLDER2 = DATA / "hf_siglip2_tiny"
 
 
 @pytest.fixture
@@ -100,6 +102,18 @@ def test_a_transformers_folder():
   np.testing.assert_allclose(
       model.probabilities(zimg, ztxt), expected, atol=1e-5
   )
+
+
+def test_a_siglip2_folder_from_pictures_and_strings():
+  model = siglip_jax.load(FOLDER2)
+  e = np.load(FOLDER2 / "expected.npz")
+  pictures = np.rint((e["image"] + 1) * 127.5).astype(np.uint8)
+  zimg = model.encode_image(list(pictures))
+  ztxt = model.encode_text(awkward.texts()[::60][:5])
+  np.testing.assert_allclose(zimg, e["zimg"], atol=1e-5)
+  np.testing.assert_allclose(ztxt, e["ztxt"], atol=1e-5)
+  with pytest.raises(UserError, match="is a Siglip2Model, .* without that"):
+    siglip_jax.load("siglip2-b16-256", weights=FOLDER2)
 
 
 def test_bfloat16_is_near(tiny):

@@ -78,9 +78,7 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(f"The destination must be a local path; got {argv[2]}.")
   if target.exists() and not _FORCE.value:
     raise UserError(f"{target} is there already: give --force to replace it.")
-  found = read(source)
-  if _MODEL.value:
-    zoo.get(_MODEL.value).check(found.params)
+  found = read(source, zoo.get(_MODEL.value) if _MODEL.value else None)
   if _TO.value == "big_vision":
     params = layouts.unrolled(found.params)
     _replace(target, lambda part: big_vision.write(part, params))
@@ -89,27 +87,33 @@ def main(argv: Sequence[str]) -> None:
   print(f"{target}: {_TO.value}, from {source}")
 
 
-def read(path: str) -> Source:
+def read(path: str, wanted: zoo.Variant | None = None) -> Source:
   """Reads any of the three kinds.
 
+  Args:
+    path: local, or of a file system.
+    wanted: the released model that it must be.
+
   Raises:
-    UserError: it is none of them.
+    UserError: it is none of them, or not that model.
   """
   found = paths.find(path, what="a workdir, an .npz or a transformers folder")
   if (found / "checkpoints").is_dir():
-    return _workdir(Path(path))
+    return _workdir(Path(path), wanted)
   if found.is_dir():
-    r = huggingface.read(found)
+    r = huggingface.read(found, variant=wanted)
     return Source(
         params=r.params,
         image_size=r.image_size,
         image=r.image,
         text=r.text,
         tokenizer=r.tokenizer,
-        variant=zoo.identify(r.params),
+        variant=None if r.naflex else zoo.identify(r.params),
     )
   params = big_vision.read(found)
-  variant = zoo.identify(params)
+  if wanted is not None:
+    wanted.check(params)
+  variant = wanted or zoo.identify(params)
   if variant is None:
     return Source(params=params)
   # As the released conversions do it, which transformers can.
@@ -122,11 +126,13 @@ def read(path: str) -> Source:
   )
 
 
-def _workdir(path: Path) -> Source:
+def _workdir(path: Path, wanted: zoo.Variant | None) -> Source:
   # Only runs need devices, and what restores on them.
   from siglip_jax import inference
 
   model = inference.load(path)
+  if wanted is not None:
+    wanted.check(model.params)
   return Source(
       params=jax.device_get(model.params),
       image_size=model.spec["image_size"],

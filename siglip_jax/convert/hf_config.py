@@ -1,12 +1,19 @@
-"""config.json of a SiglipModel and the arguments of TwoTowers, both ways."""
+"""transformers' config.json and the arguments of TwoTowers, both ways.
+
+Of SiglipModel, and of Siglip2Model at the one size of square pictures that has
+as many patches as the model has positions: there it is a SiglipModel whose
+patches go through a dense layer.
+"""
 
 from collections.abc import Mapping
+import dataclasses
+import math
 from typing import Any
 
 from etils import epath
 
+from siglip_jax.convert import hf_json
 from siglip_jax.convert import hf_names
-from siglip_jax.convert import hf_processor
 from siglip_jax.errors import UserError
 
 SECTIONS = ("vision_config", "text_config")
@@ -25,6 +32,12 @@ _VISION = _DEFAULTS | {
     "num_channels": 3,
     "vision_use_head": True,
 }
+_VISION2 = _DEFAULTS | {
+    "num_patches": 256,
+    "patch_size": 16,
+    "num_channels": 3,
+    "vision_use_head": True,
+}
 _TEXT = _DEFAULTS | {
     "vocab_size": 32_000,
     "max_position_embeddings": 64,
@@ -39,26 +52,60 @@ _FIXED = {
 }
 
 
-def read(folder: epath.Path) -> tuple[dict, dict]:
-  """Settings of the image and the text tower, complete and of the right types.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """What config.json says.
+
+  Attributes:
+    siglip2: of a Siglip2Model.
+    vision: settings of the image tower, complete and of the right types.
+    text: settings of the text tower, likewise.
+  """
+
+  siglip2: bool
+  vision: dict[str, Any]
+  text: dict[str, Any]
+
+  @property
+  def num_positions(self) -> int:
+    """Patches of a picture."""
+    if self.siglip2:
+      return self.vision["num_patches"]
+    return (self.vision["image_size"] // self.vision["patch_size"]) ** 2
+
+  @property
+  def image_size(self) -> int:
+    """Side of the pictures, pixels."""
+    if self.siglip2:
+      return math.isqrt(self.num_positions) * self.vision["patch_size"]
+    return self.vision["image_size"]
+
+  @property
+  def text_len(self) -> int:
+    """Tokens of a text."""
+    return self.text["max_position_embeddings"]
+
+
+def read(folder: epath.Path) -> Config:
+  """Reads config.json.
 
   Raises:
-    UserError: no config.json, or one of another model.
+    UserError: no such file, or one of another model.
   """
   path = folder / "config.json"
   config = {"model_type": None, **dict.fromkeys(SECTIONS, {})}
-  config |= _given(hf_processor.read_json(path))
+  config |= _given(hf_json.read(path))
   kind = config["model_type"]
-  if kind != "siglip":
-    more = ""
-    if kind == "siglip2":
-      more = " NaFlex models, of variable resolution, are not supported."
+  if kind not in ("siglip", "siglip2"):
     raise UserError(
-        f"{path} must be of a SiglipModel, model_type 'siglip'; got"
-        f" {kind!r}.{more}"
+        f"{path} must be of a SiglipModel or Siglip2Model, model_type 'siglip'"
+        f" or 'siglip2'; got {kind!r}."
     )
+  second = kind == "siglip2"
   found = []
-  for key, defaults in zip(SECTIONS, (_VISION, _TEXT), strict=True):
+  for key, defaults in zip(
+      SECTIONS, (_VISION2 if second else _VISION, _TEXT), strict=True
+  ):
     section = config[key]
     if not isinstance(section, dict):
       raise UserError(f"{path}: {key} must be an object; got {section!r}.")
@@ -66,7 +113,12 @@ def read(folder: epath.Path) -> tuple[dict, dict]:
     given = defaults | {k: section[k] for k in defaults if k in section}
     _check_section(f"{path}: {key}", given)
     found.append(given)
-  return found[0], found[1]
+  if second and math.isqrt(n := found[0]["num_patches"]) ** 2 != n:
+    raise UserError(
+        f"{path}: vision_config.num_patches must be a square, as of the patches"
+        f" of a square picture; got {n}."
+    )
+  return Config(siglip2=second, vision=found[0], text=found[1])
 
 
 def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,10 +142,11 @@ def _check_section(what: str, given: Mapping[str, Any]) -> None:
       )
 
 
-def model(vision: Mapping, text: Mapping) -> dict[str, Any]:
+def model(config: Config) -> dict[str, Any]:
   """Keyword arguments of TwoTowers."""
+  vision, text = config.vision, config.text
   image = _sizes(vision) | {"patch": vision["patch_size"]}
-  if vision["image_size"] % vision["patch_size"]:
+  if config.image_size % vision["patch_size"]:
     image["ragged"] = True
   return dict(
       image=image,

@@ -15,6 +15,7 @@ _DENSE = {"kernel": "weight", "bias": "bias"}
 _NORM = {"scale": "weight", "bias": "bias"}
 _HEAD = "img/MAPHead_0"
 _JOINED = "vision_model.head.attention.in_proj"
+_PATCHES = "vision_model.embeddings.patch_embedding"
 
 
 def pairs(image_depth: int, text_depth: int) -> dict[str, str]:
@@ -30,9 +31,7 @@ def pairs(image_depth: int, text_depth: int) -> dict[str, str]:
       "txt/Embed_0/embedding": "text_model.embeddings.token_embedding.weight",
       f"{_HEAD}/probe": "vision_model.head.probe",
   }
-  found |= _layer(
-      "img/embedding", "vision_model.embeddings.patch_embedding", _DENSE
-  )
+  found |= _layer("img/embedding", _PATCHES, _DENSE)
   found |= _encoder("img/Transformer", "vision_model", image_depth)
   found |= _encoder("txt/Encoder_0", "text_model", text_depth)
   found |= _layer(
@@ -89,6 +88,25 @@ def to_ours(
       x = np.split(x, 3)[part]
     found[ours] = _to_ours(ours, x, heads.get(ours.split("/")[0]))
   return found
+
+
+def with_convolution(
+    tensors: Mapping[str, np.ndarray], patch: int
+) -> dict[str, np.ndarray]:
+  """A Siglip2Model's tensors as a SiglipModel's.
+
+  Args:
+    tensors: by transformers' names.
+    patch: side of a patch, pixels.
+
+  Raises:
+    einops.EinopsError: the weights of its dense layer do not divide so.
+  """
+  name = f"{_PATCHES}.weight"
+  kernel = einops.rearrange(
+      tensors[name], "d (h w c) -> d c h w", h=patch, w=patch
+  )
+  return {**tensors, name: kernel}
 
 
 def _layer(ours: str, theirs: str, leaves: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """transformers' processor files and preprocessing strings, both ways.
 
-preprocessor_config.json says how pictures become pixels, tokenizer_config.json
+preprocessor_config.json says how pictures become pixels, or since version 5 a
+part of processor_config.json, which then counts; tokenizer_config.json says
 which tokenizer class reads texts; the class decides on case and punctuation.
 """
 
@@ -12,6 +13,8 @@ from typing import Any
 
 from etils import epath
 
+from siglip_jax.convert import hf_config
+from siglip_jax.convert import hf_json
 from siglip_jax.data import preprocess
 from siglip_jax.errors import UserError
 
@@ -19,6 +22,9 @@ from siglip_jax.errors import UserError
 _METHODS = {1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area"}
 _GEMMA = ("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer")
 _SIGLIP = ("SiglipTokenizer",)
+# Of a tokenizer.json that holds all steps, as this package writes it; version 5
+# saves it again by the second name.
+_ANY = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _FILES = ("spiece.model", "tokenizer.json", "tokenizer.model")
 
 
@@ -37,70 +43,66 @@ class Processor:
   tokenizer: epath.Path | None
 
 
-def read(
-    folder: epath.Path, *, image_size: int, text_len: int, vocab_size: int
-) -> Processor:
+def read(folder: epath.Path, config: hf_config.Config) -> Processor:
   """Reads a folder's processor; what its files leave open is as in SigLIP.
 
   Raises:
     UserError: a tokenizer or a step of preprocessing this package has not.
   """
-  config = read_json(folder / "preprocessor_config.json", default={})
   tokenizer = next((folder / f for f in _FILES if (folder / f).exists()), None)
   return Processor(
-      image=_image(folder, config, image_size),
-      text=_text(folder, tokenizer, text_len, vocab_size),
+      image=_image(*_image_settings(folder), config),
+      text=_text(folder, tokenizer, config),
       tokenizer=tokenizer,
   )
 
 
-def read_json(path: epath.Path, *, default: Mapping | None = None) -> dict:
-  """A JSON object; `default` where there is no file.
-
-  Raises:
-    UserError: no such file, or no JSON object in it.
-  """
-  if not path.exists():
-    if default is not None:
-      return dict(default)
-    raise UserError(
-        f"There is no {path}: expected a folder as transformers'"
-        " save_pretrained writes it."
-    )
-  try:
-    found = json.loads(path.read_text())
-  except (ValueError, OSError) as e:
-    raise UserError(f"{path} is no JSON, or damaged: {e}.") from None
+def _image_settings(folder: epath.Path) -> tuple[epath.Path, dict]:
+  """The file that counts, and what it says of pictures."""
+  path, key = folder / "processor_config.json", "image_processor"
+  found = ({key: None} | hf_json.read(path, default={}))[key]
+  if found is None:
+    path = folder / "preprocessor_config.json"
+    return path, hf_json.read(path, default={})
   if not isinstance(found, dict):
-    raise UserError(f"{path} must hold a JSON object; got {found!r:.80}.")
-  return found
+    raise UserError(f"{path}: {key} must be an object; got {found!r}.")
+  return path, found
 
 
-def _image(folder: epath.Path, config: Mapping, side: int) -> str:
-  given = {
+def _image(path: epath.Path, said: Mapping, config: hf_config.Config) -> str:
+  side = config.image_size
+  # A Siglip2Model's processor keeps to a number of patches, not to a size. A
+  # square picture of as many patches as there are positions is this one.
+  patches = {
+      "patch_size": config.vision["patch_size"],
+      "max_num_patches": config.num_positions,
+  }
+  fixed = (patches if config.siglip2 else {}) | {
       "do_resize": True,
       "do_rescale": True,
       "do_normalize": True,
       "do_center_crop": False,
+      "size": {"height": side, "width": side},
+  }
+  given = {
       "rescale_factor": 1 / 255,
       "image_mean": [0.5] * 3,
       "image_std": [0.5] * 3,
-      "resample": 3,
-      "size": {"height": side, "width": side},
-  } | {k: v for k, v in config.items() if v is not None}
+      "resample": 2 if config.siglip2 else 3,
+  }
+  given |= fixed | {k: v for k, v in said.items() if v is not None}
   supported = (
-      all(given[k] is True for k in ("do_resize", "do_rescale", "do_normalize"))
+      all(given[k] == v for k, v in fixed.items())
       and given["resample"] in list(_METHODS)
       and _is(given["rescale_factor"], 1 / 255)
-      and given["size"] == {"height": side, "width": side}
-      and not given["do_center_crop"]
   )
   low, high = _value_range(given["image_mean"], given["image_std"])
   if not supported or low is None:
+    more = f", {config.num_positions} patches," if config.siglip2 else ""
     raise UserError(
-        f"{folder / 'preprocessor_config.json'} must resize to {side} x {side}"
-        " with one of Pillow's filters, divide by 255 and normalise all colors"
-        f" alike; got {json.dumps(dict(config))}."
+        f"{path} must resize to {side} x {side}{more} with one of Pillow's"
+        " filters, divide by 255 and normalise all colors alike; got"
+        f" {json.dumps(dict(said))}."
     )
   method = _METHODS[given["resample"]]
   return (
@@ -129,17 +131,15 @@ def _value_range(mean: Any, std: Any) -> tuple[float | None, float | None]:
 
 
 def _text(
-    folder: epath.Path,
-    tokenizer: epath.Path | None,
-    text_len: int,
-    vocab_size: int,
+    folder: epath.Path, tokenizer: epath.Path | None, model: hf_config.Config
 ) -> str:
   config = {"tokenizer_class": None, "do_lower_case": True}
-  config |= read_json(folder / "tokenizer_config.json", default={})
+  config |= hf_json.read(folder / "tokenizer_config.json", default={})
   name = tokenizer.name if tokenizer is not None else "none"
   kind = config["tokenizer_class"]
   if kind is None:
-    kind = (_GEMMA if vocab_size == 256_000 else _SIGLIP)[0]
+    second = model.siglip2 or model.text["vocab_size"] == 256_000
+    kind = (_GEMMA if second else _SIGLIP)[0]
   if kind in _SIGLIP:
     options, before = "pad_value=1, space='marked'", "strip_punctuation|"
     if config["do_lower_case"]:
@@ -147,7 +147,7 @@ def _text(
   elif kind in _GEMMA:
     # Trained on lower case, whether or not the tokenizer sees to it.
     options, before = "pad_value=0", "lower('characters')|"
-  elif kind == "PreTrainedTokenizerFast" and "siglip_jax_text" in config:
+  elif kind in _ANY and "siglip_jax_text" in config:
     return _own(folder, config["siglip_jax_text"])
   else:
     raise UserError(
@@ -155,8 +155,8 @@ def _text(
         f" {', '.join((*_SIGLIP, *_GEMMA))}; got {kind!r}."
     )
   return (
-      f"{before}tokenize(max_len={text_len}, model={name!r}, eos='sticky',"
-      f" {options})"
+      f"{before}tokenize(max_len={model.text_len}, model={name!r},"
+      f" eos='sticky', {options})"
   )
 
 

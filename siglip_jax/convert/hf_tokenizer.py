@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sentencepiece import sentencepiece_model_pb2
 import tokenizers
-from tokenizers import models
 from tokenizers import normalizers
-from tokenizers import pre_tokenizers
 from tokenizers import processors
 
+from siglip_jax.convert import hf_pieces
 from siglip_jax.data import preprocess
 from siglip_jax.errors import UserError
 
@@ -37,7 +35,6 @@ PROBES = (
     "ΟΔΥΣΣΕΥΣ İstanbul",
     "word " * 80,
 )
-_UNIGRAM = 1
 # A sigma at the end of a word, by Unicode's rule: after a letter that has case,
 # before none; marks do not count. tokenizers lower-cases characters alone.
 _CASED = r"[\p{Lu}\p{Ll}\p{Lt}]"
@@ -177,36 +174,7 @@ def _pieces(tokenizer):
     built.no_padding()
     built.no_truncation()
     return built
-  # protobuf makes its classes when a module is loaded.
-  proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore
-  proto.ParseFromString(data)
-  if proto.trainer_spec.model_type != _UNIGRAM:
-    raise UserError(
-        f"{tokenizer.path}: of SentencePiece's models only the unigram kind can"
-        " be given to transformers. Give the tokenizer.json of this one."
-    )
-  return _unigram(proto)
-
-
-def _unigram(proto):
-  trainer, spec = proto.trainer_spec, proto.normalizer_spec
-  built = tokenizers.Tokenizer(
-      models.Unigram(
-          [(p.piece, p.score) for p in proto.pieces],
-          trainer.unk_id,
-          trainer.byte_fallback,
-      )
-  )
-  steps = []
-  if spec.precompiled_charsmap:
-    steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
-  if spec.remove_extra_whitespaces:
-    steps.append(normalizers.Replace(tokenizers.Regex(" {2,}"), " "))
-    steps.append(normalizers.Replace(tokenizers.Regex("^ | $"), ""))
-  built.normalizer = normalizers.Sequence(steps)
-  scheme = "always" if spec.add_dummy_prefix else "never"
-  built.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
-  return built
+  return hf_pieces.read(data, path=tokenizer.path)
 
 
 def _compare(text: preprocess.Preprocess, built) -> None:

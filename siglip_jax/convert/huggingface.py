@@ -1,4 +1,7 @@
-"""Folders of transformers' SiglipModel: config.json and model.safetensors."""
+"""Folders of transformers: config.json and model.safetensors.
+
+A SiglipModel is read and written, a Siglip2Model is read at its square grid.
+"""
 
 from collections.abc import Mapping
 import contextlib
@@ -9,6 +12,7 @@ from pathlib import Path
 import tempfile
 from typing import Any
 
+from absl import logging
 import einops
 from etils import epath
 import jax
@@ -19,11 +23,13 @@ import safetensors.numpy
 from siglip_jax import tree
 from siglip_jax.convert import big_vision
 from siglip_jax.convert import hf_config
+from siglip_jax.convert import hf_json
 from siglip_jax.convert import hf_names
 from siglip_jax.convert import hf_processor
 from siglip_jax.convert import layouts
 from siglip_jax.convert import paths
 from siglip_jax.errors import UserError
+from siglip_jax.models import zoo
 from siglip_jax.models.two_towers import TwoTowers
 
 
@@ -39,6 +45,7 @@ class Released:
     image: preprocessing string of pictures.
     text: preprocessing string of texts, for `tokenizer_path=tokenizer`.
     tokenizer: the tokenizer's file, or None where the folder has none.
+    naflex: a Siglip2Model, as only the NaFlex models are released.
   """
 
   params: dict
@@ -48,6 +55,7 @@ class Released:
   image: str
   text: str
   tokenizer: epath.Path | None
+  naflex: bool
 
 
 def is_folder(folder: str | os.PathLike) -> bool:
@@ -62,8 +70,18 @@ def is_folder(folder: str | os.PathLike) -> bool:
     return any(folder.glob("*.safetensors"))
 
 
-def read(folder: str | os.PathLike) -> Released:
+def read(
+    folder: str | os.PathLike, *, variant: zoo.Variant | None = None
+) -> Released:
   """Reads a folder, local or gs://.
+
+  A Siglip2Model also takes pictures of other shapes and sizes in transformers;
+  here its pictures are squares of as many patches as it has positions, for
+  which both give the same.
+
+  Args:
+    folder: as save_pretrained writes it.
+    variant: the released model that it must be.
 
   Raises:
     UserError: no such folder, one of another model, or a damaged one.
@@ -71,34 +89,47 @@ def read(folder: str | os.PathLike) -> Released:
   folder = paths.find(folder, what="a folder of transformers")
   if not folder.is_dir():
     raise UserError(f"{folder} is a file: expected a folder of transformers.")
-  vision, text = hf_config.read(folder)
-  model = hf_config.model(vision, text)
-  side, length = vision["image_size"], text["max_position_embeddings"]
-  processor = hf_processor.read(
-      folder, image_size=side, text_len=length, vocab_size=text["vocab_size"]
-  )
-  names = hf_names.pairs(vision["num_hidden_layers"], text["num_hidden_layers"])
+  config = hf_config.read(folder)
+  if variant is not None and config.siglip2:
+    raise UserError(
+        f"{folder} is a Siglip2Model, as only the NaFlex models are released,"
+        f" and not {variant.name}: use the folder without that name."
+    )
+  model = hf_config.model(config)
+  processor = hf_processor.read(folder, config)
+  sections = {"img": config.vision, "txt": config.text}
+  names = hf_names.pairs(*(x["num_hidden_layers"] for x in sections.values()))
   tensors = _tensors(folder, set(names.values()))
-  heads = {
-      "img": vision["num_attention_heads"],
-      "txt": text["num_attention_heads"],
-  }
+  heads = {key: x["num_attention_heads"] for key, x in sections.items()}
   try:
+    if config.siglip2:
+      tensors = hf_names.with_convolution(tensors, config.vision["patch_size"])
     flat = hf_names.to_ours(tensors, names, heads=heads)
   except (ValueError, einops.EinopsError) as e:
     raise UserError(
         f"The tensors of {folder} do not have the shapes its config.json says:"
-        f" {str(e).splitlines()[0]}"
+        f" {str(e).splitlines()[-1].strip()}."
     ) from None
-  _check_shapes(folder, flat, model, side, length)
+  side = config.image_size
+  _check_shapes(folder, flat, model, side, config.text_len)
+  params = tree.unflatten(flat)
+  if variant is not None:
+    variant.check(params)
+  if config.siglip2:
+    logging.warning(
+        "%s is a Siglip2Model, taken at its own %d positions: pictures are"
+        " resized to %d x %d, whatever their shape.",
+        *(folder, config.num_positions, side, side),
+    )
   return Released(
-      params=tree.unflatten(flat),
+      params=params,
       model=model,
       image_size=side,
-      text_len=length,
+      text_len=config.text_len,
       image=processor.image,
       text=processor.text,
       tokenizer=processor.tokenizer,
+      naflex=config.siglip2,
   )
 
 
@@ -163,7 +194,7 @@ def _tensors(folder: epath.Path, wanted: set[str]) -> dict[str, np.ndarray]:
   missing, extra = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
   if missing or extra:
     raise UserError(
-        f"The tensors of {folder} must be those of a SiglipModel with the"
+        f"The tensors of {folder} must be those of the model and with the"
         f" layers that config.json says; {len(missing)} are missing"
         f" ({', '.join(missing[:2])}), {len(extra)} are unknown"
         f" ({', '.join(extra[:2])})."
@@ -178,7 +209,7 @@ def _files(folder: epath.Path) -> list[epath.Path]:
   if single.exists():
     return [single]
   if index.exists():
-    files = hf_processor.read_json(index).get("weight_map")
+    files = hf_json.read(index).get("weight_map")
     if not isinstance(files, dict) or not all(
         isinstance(f, str) and epath.Path(f).name == f for f in files.values()
     ):
