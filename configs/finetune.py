@@ -63,7 +63,8 @@ def get_config(arg=None):
   c.data.pp = f'{recipe.image}|{text}|keep("image", "text")'
   c.data.max_replaced_share = 0.01
   c.data.num_threads = 2
-  c.preprocess = dict(image=recipe.image, text=text)
+  # With the variant named, another tokenizer than its own is refused.
+  c.preprocess = dict(image=recipe.image, text=text, variant=variant.name)
   c.model = dict(variant.model)
   c.model.scan = True
   c.model.remat = "full"  # large towers, small machines

@@ -83,7 +83,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
         f" {size // part * part} and {-(-size // part) * part}."
     )
   _check_data(c["data"])
-  sections.check_keys("config.preprocess", c["preprocess"], _PREPROCESS)
+  sections.check_keys(
+      "config.preprocess",
+      c["preprocess"],
+      _PREPROCESS | {"variant": str},
+      required=_PREPROCESS,
+  )
   preprocessing.check(c)
   sections.check("config.mesh", c["mesh"], sharding.make_mesh)
   _check_rules("config.sharding", c["sharding"])

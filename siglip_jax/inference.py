@@ -202,6 +202,8 @@ def _of_folder(
   check = _has_rows_for(rows, exact=tokenizer is not None)
   if variant is not None and tokenizer is not None:
     check = _published(variant)
+  variant = variant or zoo.identify(found.params)
+  where = f", {variant.transformers.tokenizer}" if variant else ""
   return _assembled(
       model=found.model,
       params=found.params,
@@ -209,10 +211,10 @@ def _of_folder(
       sizes=found,
       tokenizer=tokenizer or found.tokenizer,
       check=check,
-      published=None,
+      published=variant.tokenizer_places if variant else None,
       no_tokenizer=(
           f"{folder} holds no tokenizer: copy it there from where the model is"
-          " published, or give tokenizer=PATH."
+          f" published{where}, or give tokenizer=PATH."
       ),
   )
 
@@ -239,7 +241,7 @@ def _of_npz(
       sizes=variant,
       tokenizer=tokenizer,
       check=_published(variant),
-      published=variant.big_vision.tokenizer,
+      published=variant.tokenizer_places,
       no_tokenizer=(
           f"Texts need the tokenizer of {variant.name}: give tokenizer=PATH of"
           f" a copy of {variant.big_vision.tokenizer}."
@@ -299,14 +301,14 @@ def _published(variant: zoo.Variant) -> _Check:
 
 
 def _has_rows_for(rows: int, exact: bool) -> _Check:
-  """Each piece has a row of the embedding, but for mC4's hundred sentinels.
+  """Each piece has its row of the embedding.
 
-  Exact: as those of the released models; ours may have rows to spare.
+  Exact: each row a piece, too; models of ours may have rows to spare.
   """
 
   def check(tokenizer: Tokenizer) -> None:
     pieces = tokenizer.vocab_size
-    if pieces > rows + 100 or (exact and pieces < rows):
+    if not zoo.has_rows_for(rows, pieces) or (exact and pieces < rows):
       raise UserError(
           f"The model was trained with a tokenizer of {rows} pieces;"
           f" {tokenizer.path} has {pieces}. Give the one it was trained with."

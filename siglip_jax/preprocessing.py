@@ -21,6 +21,7 @@ from siglip_jax.data.preprocess import render
 from siglip_jax.data.sources import Source
 from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
+from siglip_jax.models import zoo
 from siglip_jax.models.two_towers import TwoTowers
 
 
@@ -38,9 +39,13 @@ class Preprocessing:
 def check(config: Mapping[str, Any]) -> None:
   """Texts must be tokenized once, alike in training and later, to text_len.
 
+  config.preprocess.variant may name the released model whose tokenizer it is.
+
   Raises:
     UserError: they are not; found without any file.
   """
+  if "variant" in config["preprocess"]:
+    zoo.get(config["preprocess"]["variant"])
   specs = {
       "config.data.pp": config["data"]["pp"],
       "config.preprocess.text": config["preprocess"]["text"],
@@ -78,9 +83,13 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
   Raises:
     UserError: the strings, the data and the model do not fit.
   """
-  train = Preprocess(config.data.pp)
+  variant = None
+  if "variant" in config.preprocess:
+    variant = zoo.get(config.preprocess.variant)
+  published = variant.tokenizer_places if variant else None
+  train = Preprocess(config.data.pp, published=published)
   image = Preprocess(config.preprocess.image)
-  text = Preprocess(config.preprocess.text)
+  text = Preprocess(config.preprocess.text, published=published)
   embedded = isinstance(source, Embeddings)
   wanted = None if embedded else image.value_range
   if image.value_range is None or train.value_range != wanted:
@@ -89,13 +98,17 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
         " part in the same value_range, where config.data are not embeddings;"
         f" got {train.value_range} and {image.value_range}."
     )
-  assert text.tokenizer is not None, "seen by `check`"
-  rows, pieces = config.model.text.vocab_size, text.tokenizer.vocab_size
-  # Of which mC4's file has a hundred that no text has: see zoo.
-  if rows < pieces and (rows, pieces) != (250_000, 250_100):
+  tokenizer = text.tokenizer
+  assert tokenizer is not None, "seen by `check`"
+  rows, pieces = config.model.text.vocab_size, tokenizer.vocab_size
+  if variant is not None:
+    variant.check_tokenizer(
+        tokenizer.path, pieces=pieces, digest=tokenizer.digest
+    )
+  if not zoo.has_rows_for(rows, pieces):
     raise UserError(
         "config.model.text.vocab_size must be at least that of the tokenizer,"
-        f" {pieces} in {text.tokenizer.path}; got {rows}. Raise it, or train a"
+        f" {pieces} in {tokenizer.path}; got {rows}. Raise it, or train a"
         " smaller tokenizer."
     )
   side, length = config.image_size, config.text_len
@@ -113,7 +126,7 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
       image=image,
       text=text,
       value_range=image.value_range,
-      tokenizer=text.tokenizer,
+      tokenizer=tokenizer,
   )
 
 

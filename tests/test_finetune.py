@@ -4,6 +4,7 @@ import fakes
 import pytest
 import test_configs
 
+from siglip_jax import config as config_lib
 from siglip_jax import tree
 from siglip_jax.errors import UserError
 from siglip_jax.models import zoo
@@ -45,6 +46,29 @@ def test_inputs_are_prepared_as_the_weights_publisher_does():
     )
   with pytest.raises(UserError, match="did you mean 'siglip2-b16-256'"):
     get("variant=siglip2-b16-255")
+
+
+def test_another_tokenizer_and_a_missing_one_are_refused(
+    command, place, trained
+):
+  def refuse(tokenizer):
+    return command.refuse(
+        "siglip_jax.main",
+        f"--config=configs/finetune.py:path={place / 'pictures'},"
+        f"tokenizer={tokenizer}",
+        f"--workdir={place / 'refused'}",
+    )
+
+  message = refuse("gone.model")
+  assert "There is no tokenizer gone.model" in message
+  assert "published as gs://t5-data/vocabs/cc_en.32000/" in message
+  assert "and spiece.model of google/siglip-base-patch16-224" in message
+  message = refuse(trained / "tokenizer.model")
+  assert "siglip-b16-224 needs the tokenizer c4_en, of 32000 pieces" in message
+  config = get("")
+  config.preprocess.variant = "siglip-b16-225"
+  with pytest.raises(UserError, match="no released model 'siglip-b16-225'"):
+    config_lib.validate(config)
 
 
 def test_step_0_is_looked_at_before_anything_is_learnt(command, place, trained):

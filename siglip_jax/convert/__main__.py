@@ -148,7 +148,7 @@ def _write_folder(folder: Path, source: Source) -> None:
   side = _given("image_size", _IMAGE_SIZE.value or source.image_size)
   tokenizer = _TOKENIZER.value or source.tokenizer
   variant = source.variant
-  published = variant.transformers.tokenizer if variant else None
+  published = variant.tokenizer_places if variant else None
   options = preprocess.tokenize_options(text)
   pp = preprocess.Preprocess(
       text, tokenizer_path=tokenizer, published=published

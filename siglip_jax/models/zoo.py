@@ -65,6 +65,11 @@ class Variant:
   big_vision: Recipe
   transformers: Recipe
 
+  @property
+  def tokenizer_places(self) -> str:
+    """Where its tokenizer is published."""
+    return f"{self.big_vision.tokenizer}, and {self.transformers.tokenizer}"
+
   @functools.cached_property
   def num_params(self) -> int:
     """Parameters of both towers, temperature and bias."""
@@ -88,12 +93,12 @@ class Variant:
 
     Args:
       path: of the file.
-      pieces: may be a hundred more than the model has, which no text has.
+      pieces: of the tokenizer.
       digest: sha256 of the file.
     """
     rows = self.model["text"]["vocab_size"]
     wanted, found = f"of {rows} pieces", f"has {pieces}"
-    right = rows <= pieces <= rows + 100
+    right = pieces >= rows and has_rows_for(rows, pieces)
     if right and self.tokenizer_sha256:
       wanted += f" and sha256 {self.tokenizer_sha256[:12]}..."
       found = f"has sha256 {digest[:12]}..."
@@ -102,7 +107,7 @@ class Variant:
       raise UserError(
           f"{self.name} needs the tokenizer {self.tokenizer}, {wanted};"
           f" {path} {found}. The right one is published as"
-          f" {self.big_vision.tokenizer}, and {self.transformers.tokenizer}."
+          f" {self.tokenizer_places}."
       )
 
   def check(self, params: Mapping) -> None:
@@ -163,6 +168,16 @@ def identify(params: Mapping) -> Variant | None:
   return None
 
 
+def has_rows_for(rows: int, pieces: int) -> bool:
+  """Whether each piece that a text may have has its row of the embedding.
+
+  Args:
+    rows: of the embedding.
+    pieces: of the tokenizer, of which some may be in no text.
+  """
+  return pieces <= rows + _IN_NO_TEXT.get(rows, 0)
+
+
 def _shapes(params: Mapping) -> dict[str, tuple[int, ...]]:
   """As `Variant.shapes`, of either layout."""
   found: dict[str, tuple[int, ...]] = {}
@@ -216,6 +231,9 @@ _TOKENIZERS = {
     ),
     "gemma": (256_000, 0, "gs://big_vision/gemma_tokenizer.model", None),
 }
+# Rows -> how many pieces more a file may have: mC4's has a hundred sentinels,
+# and a tokenizer.json as many special tokens as someone gave names to.
+_IN_NO_TEXT = {250_000: 100, 256_000: 100}
 
 
 def _variant(
