@@ -67,7 +67,8 @@ class SigLIP:
         float array (B, H, W, 3) at the model's size, taken as preprocessed.
 
     Raises:
-      UserError: a picture that cannot be read, or no list of pictures.
+      UserError: a picture that cannot be read, no list of pictures, or weights
+        that make no finite numbers of them.
     """
     if isinstance(images, (str, Path, Image.Image)):
       raise UserError(
@@ -75,12 +76,12 @@ class SigLIP:
           " [brackets]."
       )
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-      return self._encoder.encode_images(self._preprocessed(images))
+      return _finite(self._encoder.encode_images(self._preprocessed(images)))
     images = list(images)
     if not images:
       raise UserError("encode_image needs at least one picture; got none.")
     _load_repeated(images)
-    return self._encoder.encode_images(images, self._pixels)
+    return _finite(self._encoder.encode_images(images, self._pixels))
 
   def encode_text(self, texts) -> Float[np.ndarray, "B D"]:
     """L2-normalised embeddings.
@@ -89,10 +90,11 @@ class SigLIP:
       texts: a list of strings, or an array (B, text_len) of token ids.
 
     Raises:
-      UserError: something else, or strings and no tokenizer.
+      UserError: something else, strings and no tokenizer, or weights that make
+        no finite numbers of them.
     """
     if isinstance(texts, np.ndarray) and texts.dtype.kind in "iu":
-      return self._encoder.encode_ids(self._ids(texts))
+      return _finite(self._encoder.encode_ids(self._ids(texts)))
     if isinstance(texts, str) or not len(texts):
       raise UserError(
           f"encode_text takes a list of at least one string; got {texts!r}."
@@ -104,7 +106,7 @@ class SigLIP:
       )
     if self._no_text:
       raise UserError(self._no_text)
-    return self._encoder.encode_texts(list(texts))
+    return _finite(self._encoder.encode_texts(list(texts)))
 
   def similarity(self, images, texts) -> Float[np.ndarray, "B N"]:
     """Probability that a picture and a text belong together.
@@ -148,7 +150,7 @@ class SigLIP:
     # Float64: exp(t) may be over a hundred, and is not clamped.
     cosine = (zimg @ ztxt.T).astype(np.float64)
     logits = self._encoder.temperature * cosine + self._encoder.bias
-    return np.exp(-np.logaddexp(0, -logits)).astype(np.float32)
+    return np.exp(-np.logaddexp(0, -_finite(logits))).astype(np.float32)
 
   def export_image(self, path: str | Path) -> None:
     """Writes the image tower as StableHLO: see `export.write`."""
@@ -209,6 +211,16 @@ class SigLIP:
       ]
     except images_lib.ImageError as e:
       raise UserError(f"{name} cannot be read as a picture: {e}.") from None
+
+
+def _finite(outputs: np.ndarray) -> np.ndarray:
+  if not np.isfinite(outputs).all():
+    raise UserError(
+        "The model's outputs must be finite; some are not. Its weights, or the"
+        " floats it was given, are damaged, or float16 holds no numbers so"
+        " large: load it with dtype='float32', or from another copy."
+    )
+  return outputs
 
 
 def _opened(image) -> tuple[bytes | Image.Image, str]:

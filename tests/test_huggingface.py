@@ -201,6 +201,20 @@ def test_a_siglip2_folder_of_no_processor(folder2):
     huggingface.read(folder2)
 
 
+def test_a_flipped_bit_of_what_was_written_here_is_seen(tmp_path):
+  huggingface.write(tmp_path, huggingface.read(TINY).params, image_size=32)
+  path = tmp_path / "model.safetensors"
+  whole = path.read_bytes()
+  for place in (len(whole) // 2, len(whole) - 1):
+    damaged = bytearray(whole)
+    damaged[place] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match="safetensors is damaged: its tensors"):
+      huggingface.read(tmp_path)
+  path.write_bytes(whole)
+  assert huggingface.read(tmp_path).image_size == 32
+
+
 def test_missing_and_damaged_files_are_named(folder, tmp_path):
   weights = folder / "model.safetensors"
   whole = weights.read_bytes()

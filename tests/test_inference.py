@@ -9,6 +9,7 @@ import awkward
 import fakes
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors
 
 import siglip_jax
 from siglip_jax.convert import big_vision
@@ -114,6 +115,24 @@ def test_a_siglip2_folder_from_pictures_and_strings():
   np.testing.assert_allclose(ztxt, e["ztxt"], atol=1e-5)
   with pytest.raises(UserError, match="is a Siglip2Model, .* without that"):
     siglip_jax.load("siglip2-b16-256", weights=FOLDER2)
+
+
+def test_outputs_that_are_not_finite_are_no_answer(tmp_path):
+  folder = shutil.copytree(FOLDER2, tmp_path / "folder")
+  whole = safetensors.load_file(folder / "model.safetensors")
+  pictures = [np.zeros((5, 7, 3), np.uint8)]
+
+  def model(name):
+    bad = dict(whole, **{name: np.full_like(whole[name], np.nan)})
+    safetensors.save_file(bad, folder / "model.safetensors")
+    return siglip_jax.load(folder)
+
+  with pytest.raises(UserError, match="must be finite; some are not"):
+    model("vision_model.head.probe").encode_image(pictures)
+  with pytest.raises(UserError, match="or from another copy"):
+    model("text_model.head.bias").encode_text(["a"])
+  with pytest.raises(UserError, match="must be finite"):
+    model("logit_bias").classify(pictures, ["a"])
 
 
 def test_bfloat16_is_near(tiny):

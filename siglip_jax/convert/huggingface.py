@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 import tempfile
 from typing import Any
+import zlib
 
 from absl import logging
 import einops
@@ -31,6 +32,8 @@ from siglip_jax.convert import paths
 from siglip_jax.errors import UserError
 from siglip_jax.models import zoo
 from siglip_jax.models.two_towers import TwoTowers
+
+_CHECKSUM = "siglip_jax_crc32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,8 +171,9 @@ def write(
   }
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / "model.safetensors"
-  # Older versions of transformers refuse files that do not say this.
-  safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+  # Older versions of transformers refuse files that do not say their format.
+  about = {"format": "pt", _CHECKSUM: _checksum(tensors)}
+  safetensors.numpy.save_file(tensors, path, metadata=about)
   text = folder / "config.json"
   text.write_text(json.dumps(config, indent=2) + "\n")
   path.chmod(text.stat().st_mode)  # the library lets nobody else read it
@@ -182,15 +186,21 @@ def _tensors(folder: epath.Path, wanted: set[str]) -> dict[str, np.ndarray]:
     with _local(path) as local:
       try:
         with safetensors.safe_open(local, "np") as file:
-          for name in file.keys():
-            # Old versions saved 0, 1, 2, ... with the weights.
-            if not name.endswith(".position_ids"):
-              x = file.get_tensor(name)
-              found[name] = big_vision.float32(x, name=name, path=path)
+          tensors = {name: file.get_tensor(name) for name in file.keys()}
+          said = file.metadata() or {}
       except safetensors.SafetensorError as e:
         raise UserError(
             f"{path} is damaged or incomplete: {e}. Copy it again."
         ) from None
+    if _CHECKSUM in said and said[_CHECKSUM] != _checksum(tensors):
+      raise UserError(
+          f"{path} is damaged: its tensors are not those that were written."
+          " Copy it again."
+      )
+    for name, x in tensors.items():
+      # Old versions saved 0, 1, 2, ... with the weights.
+      if not name.endswith(".position_ids"):
+        found[name] = big_vision.float32(x, name=name, path=path)
   missing, extra = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
   if missing or extra:
     raise UserError(
@@ -200,6 +210,16 @@ def _tensors(folder: epath.Path, wanted: set[str]) -> dict[str, np.ndarray]:
         f" ({', '.join(extra[:2])})."
     )
   return found
+
+
+def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
+  """Of names and values; the format has none, so ours is in its metadata."""
+  found = 0
+  for name in sorted(tensors):
+    found = zlib.crc32(name.encode(), found)
+    # As bytes, which bfloat16 has no other way to.
+    found = zlib.crc32(tensors[name].reshape(-1).view(np.uint8).data, found)
+  return f"{found:08x}"
 
 
 def _files(folder: epath.Path) -> list[epath.Path]:
