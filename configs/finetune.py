@@ -18,6 +18,8 @@ It follows no published row. What is chosen, and why:
 * No augmentation. Captions may tell left from right, and what a crop cuts off.
 """
 
+from pathlib import Path
+
 import ml_collections
 
 from siglip_jax.config import parse_arg
@@ -46,6 +48,11 @@ def get_config(arg=None):
     )
   variant = zoo.get(arg.variant)
   is_npz = arg.weights.endswith(".npz")
+  if not is_npz and Path(arg.weights).expanduser().is_file():
+    raise UserError(
+        "weights must be an .npz, by its name, or a transformers folder, as each"
+        f" prepares its inputs in its own way; got the file {arg.weights}."
+    )
   recipe = variant.big_vision if is_npz else variant.transformers
   # The recipe names a tokenizer by its kind; here is its file.
   text = recipe.text.replace(f"'{variant.tokenizer}'", repr(arg.tokenizer))

@@ -26,7 +26,9 @@ _SHOWN = 12  # pictures found
 _PICTURES = flags.DEFINE_string(
     "pictures", None, "Folder of pictures to search by text."
 )
-_PORT = flags.DEFINE_integer("port", 7860, "Port of the page.")
+_PORT = flags.DEFINE_integer(
+    "port", 7860, "Port of the page.", lower_bound=1, upper_bound=2**16 - 1
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -112,6 +114,8 @@ def _labels_tab(gradio: Any, classify: Callable) -> None:
           sources=["upload", "clipboard"],
           height=320,
       )
+      # Its own way opens the file to look, and fails with no word on the page.
+      picture.preprocess = lambda data: data.path if data else None
       labels = gradio.Textbox(
           label="Labels, with commas between them",
           value="cat, dog, car",

@@ -4,16 +4,17 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import difflib
+import functools
 import os
 from pathlib import Path
 from typing import Any
 
 from absl import logging
-from etils import epath
 import jax
 
 from siglip_jax import checkpoint
 from siglip_jax import config as config_lib
+from siglip_jax import paths
 from siglip_jax import sharding
 from siglip_jax import tower_file
 from siglip_jax import tree
@@ -40,7 +41,7 @@ class _Found:
   model: TwoTowers
   params: Mapping
   spec: dict[str, Any]
-  text: Preprocess | str
+  text: Preprocess | Callable[[], str]
 
 
 def load(
@@ -104,24 +105,23 @@ def _find(path: _Path, weights, tokenizer, variant) -> _Found:
     return _of_workdir(Path(path).expanduser())
   if kind == "folder":
     _refuse(path, "transformers folder", variant=variant)
-    return _of_folder(_expanded(path), tokenizer)
+    return _of_folder(path, tokenizer)
   if kind == "npz":
     chosen = zoo.get(variant) if isinstance(variant, str) else variant
-    return _of_npz(_expanded(path), chosen, tokenizer)
+    return _of_npz(path, chosen, tokenizer)
   _refuse(path, "name of a released model", variant=variant)
-  chosen, source = zoo.get(os.fspath(path)), _expanded(weights)
+  chosen = zoo.get(os.fspath(path))
+  source = paths.find(
+      weights, what="big_vision's .npz or a transformers folder"
+  )
   if source.is_dir():
     return _of_folder(source, tokenizer, chosen)
   return _of_npz(source, chosen, tokenizer)
 
 
-def _expanded(path: _Path) -> epath.Path:
-  return epath.Path(path).expanduser()
-
-
 def _kind(path: _Path, weights: _Path | None) -> str:
   """What a path is: "workdir", "folder", "npz", or the "name" of a model."""
-  name, found = os.fspath(path), _expanded(path)
+  name = os.fspath(path)
   released = name in zoo.names()
   if weights is not None and not released:
     raise UserError(
@@ -130,9 +130,10 @@ def _kind(path: _Path, weights: _Path | None) -> str:
     )
   if weights is not None:
     return "name"
-  if found.is_dir():
+  found = paths.reach(path)
+  if found is not None and found.is_dir():
     return "folder" if huggingface.is_folder(found) else "workdir"
-  if found.exists():
+  if found is not None:
     return "npz"
   if released:
     variant = zoo.get(name)
@@ -198,12 +199,32 @@ def _of_folder(
     folder: _Path, tokenizer: _Path | None, variant: zoo.Variant | None = None
 ) -> _Found:
   found = huggingface.read(folder, variant=variant)
-  rows = found.model["text"]["vocab_size"]
-  check = _has_rows_for(rows, exact=tokenizer is not None)
-  if variant is not None and tokenizer is not None:
-    check = _published(variant)
-  variant = variant or zoo.identify(found.params)
-  where = f", {variant.transformers.tokenizer}" if variant else ""
+  rows, by_hand = found.model["text"]["vocab_size"], tokenizer is not None
+
+  @functools.cache  # as it traces a model
+  def looks_like() -> zoo.Variant | None:
+    return variant or zoo.identify(found.params)
+
+  def check(given: Tokenizer) -> None:
+    if variant is not None:
+      _check_published(variant, given)
+      return
+    _check_rows(rows, given, exact=by_hand)
+    if by_hand and (released := looks_like()) is not None:
+      try:
+        _check_published(released, given)
+      except UserError as e:
+        logging.warning("%s has the sizes of %s. %s", folder, released.name, e)
+
+  def no_tokenizer() -> str:
+    released = looks_like()
+    where = f", {released.transformers.tokenizer}" if released else ""
+    return (
+        f"{folder} holds no tokenizer: copy it there from where the model is"
+        f" published{where}, or give tokenizer=PATH."
+    )
+
+  released = looks_like() if by_hand else None
   return _assembled(
       model=found.model,
       params=found.params,
@@ -211,11 +232,8 @@ def _of_folder(
       sizes=found,
       tokenizer=tokenizer or found.tokenizer,
       check=check,
-      published=variant.tokenizer_places if variant else None,
-      no_tokenizer=(
-          f"{folder} holds no tokenizer: copy it there from where the model is"
-          f" published{where}, or give tokenizer=PATH."
-      ),
+      published=released.tokenizer_places if released else None,
+      no_tokenizer=no_tokenizer,
   )
 
 
@@ -240,11 +258,11 @@ def _of_npz(
       recipe=variant.big_vision,
       sizes=variant,
       tokenizer=tokenizer,
-      check=_published(variant),
+      check=functools.partial(_check_published, variant),
       published=variant.tokenizer_places,
-      no_tokenizer=(
+      no_tokenizer=lambda: (
           f"Texts need the tokenizer of {variant.name}: give tokenizer=PATH of"
-          f" a copy of {variant.big_vision.tokenizer}."
+          f" a copy of {variant.tokenizer_places}."
       ),
   )
 
@@ -258,7 +276,7 @@ def _assembled(
     tokenizer: _Path | None,
     check: _Check,
     published: str | None,
-    no_tokenizer: str,
+    no_tokenizer: Callable[[], str],
 ) -> _Found:
   """Weights and the attributes that say how they are to be fed.
 
@@ -278,7 +296,7 @@ def _assembled(
       "image_size": sizes.image_size,
       "text_len": sizes.text_len,
   }
-  text: Preprocess | str = no_tokenizer
+  text: Preprocess | Callable[[], str] = no_tokenizer
   if tokenizer is not None:
     text = Preprocess(
         recipe.text, tokenizer_path=tokenizer, published=published
@@ -294,24 +312,20 @@ def _assembled(
   )
 
 
-def _published(variant: zoo.Variant) -> _Check:
-  return lambda tokenizer: variant.check_tokenizer(
+def _check_published(variant: zoo.Variant, tokenizer: Tokenizer) -> None:
+  variant.check_tokenizer(
       tokenizer.path, pieces=tokenizer.vocab_size, digest=tokenizer.digest
   )
 
 
-def _has_rows_for(rows: int, exact: bool) -> _Check:
+def _check_rows(rows: int, tokenizer: Tokenizer, *, exact: bool) -> None:
   """Each piece has its row of the embedding.
 
   Exact: each row a piece, too; models of ours may have rows to spare.
   """
-
-  def check(tokenizer: Tokenizer) -> None:
-    pieces = tokenizer.vocab_size
-    if not zoo.has_rows_for(rows, pieces) or (exact and pieces < rows):
-      raise UserError(
-          f"The model was trained with a tokenizer of {rows} pieces;"
-          f" {tokenizer.path} has {pieces}. Give the one it was trained with."
-      )
-
-  return check
+  pieces = tokenizer.vocab_size
+  if not zoo.has_rows_for(rows, pieces) or (exact and pieces < rows):
+    raise UserError(
+        f"The model was trained with a tokenizer of {rows} pieces;"
+        f" {tokenizer.path} has {pieces}. Give the one it was trained with."
+    )

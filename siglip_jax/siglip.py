@@ -1,6 +1,7 @@
 """A trained model to encode, compare and classify with."""
 
 import collections
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -30,8 +31,8 @@ class SigLIP:
     mesh: the devices to spread batches over.
     spec: preprocessing and sizes, as trained: `image`, `text`, `image_size`,
       `text_len`.
-    text: preprocessing of texts; or, where there is no tokenizer, what to tell
-      who wants to encode texts.
+    text: preprocessing of texts; or, where there is no tokenizer, what makes
+      the message for who wants to encode texts.
     batch_size: most pictures or texts at a time.
   """
 
@@ -42,18 +43,18 @@ class SigLIP:
       params: dict,
       mesh: jax.sharding.Mesh,
       spec: Mapping[str, Any],
-      text: Preprocess | str,
+      text: Preprocess | Callable[[], str],
       batch_size: int,
   ):
     self.model, self.params, self.spec = model, params, spec
     self._preprocess = Preprocess(spec["image"])
-    self._no_text = text if isinstance(text, str) else None
+    self._no_text = None if isinstance(text, Preprocess) else text
     self._encoder = predict.Encoder(
         model=model,
         params=params,
         mesh=mesh,
         image=self._preprocess,
-        text=None if isinstance(text, str) else text,
+        text=text if isinstance(text, Preprocess) else None,
         batch_size=batch_size,
     )
 
@@ -77,6 +78,11 @@ class SigLIP:
       )
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
       return _finite(self._encoder.encode_images(self._preprocessed(images)))
+    if isinstance(images, np.ndarray) and images.ndim != 4:
+      raise UserError(
+          "An array of pictures must have shape (B, H, W, 3); got"
+          f" {images.shape}. Put a single picture in [brackets]."
+      )
     images = list(images)
     if not images:
       raise UserError("encode_image needs at least one picture; got none.")
@@ -105,7 +111,7 @@ class SigLIP:
           f"encode_text takes strings of Unicode characters; got {wrong[0]!r}."
       )
     if self._no_text:
-      raise UserError(self._no_text)
+      raise UserError(self._no_text())
     return _finite(self._encoder.encode_texts(list(texts)))
 
   def similarity(self, images, texts) -> Float[np.ndarray, "B N"]:
@@ -188,7 +194,7 @@ class SigLIP:
           f"Float pictures must have shape (B, {side}, {side}, 3); got"
           f" {images.shape}."
       )
-    return images.astype(np.float32)
+    return images.astype(np.float32, copy=False)
 
   def _ids(self, ids: np.ndarray) -> np.ndarray:
     length, rows = self.spec["text_len"], _vocab_size(self.params)
@@ -210,7 +216,10 @@ class SigLIP:
           "image"
       ]
     except images_lib.ImageError as e:
-      raise UserError(f"{name} cannot be read as a picture: {e}.") from None
+      raise UserError(
+          f"{name} cannot be read as a picture: {e}. Leave it out, or give"
+          " another."
+      ) from None
 
 
 def _finite(outputs: np.ndarray) -> np.ndarray:
@@ -226,20 +235,26 @@ def _finite(outputs: np.ndarray) -> np.ndarray:
 def _opened(image) -> tuple[bytes | Image.Image, str]:
   """What `decode` takes, and a name for people."""
   if isinstance(image, (str, Path)):
-    path = Path(image)
-    if not path.is_file():
-      raise UserError(f"There is no picture {image}.")
     try:
-      return path.read_bytes(), str(image)
-    except OSError as e:
-      raise UserError(f"{image} cannot be read: {e.strerror}.") from None
+      return Path(image).read_bytes(), str(image)
+    except FileNotFoundError:
+      raise UserError(
+          f"There is no picture {image}: give the path of one."
+      ) from None
+    except (OSError, ValueError) as e:  # a null byte in the name is the latter
+      raise UserError(f"{str(image)[:200]!r} cannot be read: {e}.") from None
   if isinstance(image, Image.Image):
     return image, str(getattr(image, "filename", "") or "The given picture")
   array = np.asarray(image)
-  if array.dtype != np.uint8 or array.shape[2:] not in ((), (3,)):
+  if (
+      array.dtype != np.uint8
+      or array.ndim not in (2, 3)
+      or array.shape[2:] not in ((), (3,))
+  ):
     raise UserError(
-        "A picture is a path, a PIL image or a uint8 array of shape (H, W, 3);"
-        f" got {type(image).__name__} of {array.dtype} {array.shape}."
+        "A picture is a path, a PIL image or a uint8 array of shape (H, W, 3)"
+        f" or (H, W); got {type(image).__name__} of {array.dtype}"
+        f" {array.shape}."
     )
   return Image.fromarray(array), "The given array"
 

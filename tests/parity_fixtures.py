@@ -19,6 +19,7 @@ import sentencepiece as spm
 DATA = Path(__file__).parent / "data"
 SIDE, LENGTH = 24, 16
 SIGLIP, GEMMA = DATA / "spiece.model", DATA / "gemma.model"
+SMALL = DATA / "small.model"  # for models of few rows
 GEMMA_JSON = DATA / "gemma_tokenizer.json"
 # A language model's tokenizer keeps runs of these.
 RUNS = ["\n", "\n\n", "\t"]
@@ -52,6 +53,25 @@ def train() -> None:
         sentence_iterator=iter(texts), model_writer=model, **shared | options
     )
     path.write_bytes(model.getvalue())
+
+
+def train_small() -> None:
+  """A SentencePiece model of fewer pieces than any model here has rows."""
+  model = io.BytesIO()
+  spm.SentencePieceTrainer.train(
+      sentence_iterator=iter(["a photo of a cat", "two dogs in the snow"]),
+      model_writer=model,
+      vocab_size=60,
+      hard_vocab_limit=False,
+      normalization_rule_name="identity",
+      bos_id=-1,
+      pad_id=0,
+      eos_id=1,
+      unk_id=2,
+      num_threads=1,
+      minloglevel=2,
+  )
+  SMALL.write_bytes(model.getvalue())
 
 
 def siglip_tokenizer():
@@ -169,6 +189,7 @@ def big_vision_pixels() -> dict[str, np.ndarray]:
 def main() -> None:
   """Writes all files."""
   train()
+  train_small()
   siglip2_folder(DATA / "hf_siglip2_tiny")
   texts = awkward.texts()
   gemma = siglip2_tokenizer()

@@ -99,7 +99,32 @@ def tampered(path):
   path.write_bytes(data)
 
 
+def changed(place, value):
+  """Of the first member's entry in the directory at the end, or of its data."""
+
+  def make(path):
+    np.savez(path, a=np.ones(3, np.float32))
+    data = bytearray(path.read_bytes())
+    start = data.index(b"PK\x01\x02") if place >= 0 else 0
+    data[start + abs(place)] = value
+    path.write_bytes(data)
+
+  return make
+
+
+def huge(path):
+  header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d,), }\n"
+  text = header % 10**12
+  start = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little")
+  with_member(path, "a.npy", start + text)
+
+
 BAD = {
+    "magic": (changed(-2, 9), "is no .npz"),
+    "version": (changed(6, 99), "damaged or incomplete: zip file version 9.9"),
+    "encrypted": (changed(8, 1), "damaged or incomplete: .*encrypted"),
+    "method": (changed(10, 77), "damaged or incomplete: .*not supported"),
+    "huge": (huge, "damaged or incomplete: Unable to allocate"),
     "empty": (lambda p: p.write_bytes(b""), "is no .npz"),
     "text": (lambda p: p.write_text("PS"), "is no .npz"),
     "array": (single, "is no .npz"),

@@ -11,6 +11,7 @@ from safetensors import numpy as safetensors
 import siglip_jax
 from siglip_jax import tree
 from siglip_jax.convert import big_vision
+from siglip_jax.convert import hf_processor
 from siglip_jax.convert import hf_tokenizer
 from siglip_jax.convert import huggingface
 from siglip_jax.convert import layouts
@@ -24,7 +25,7 @@ PICTURES = ("--image=decode|resize(32)|value_range(-1,1)", "--image_size=32")
 SIGLIP = (
     "--text=lower|strip_punctuation|tokenize(max_len=16, model='x',"
     " space='marked')",
-    f"--tokenizer={DATA / 'spiece.model'}",
+    f"--tokenizer={DATA / 'small.model'}",
 )
 MODULE = "siglip_jax.convert"
 
@@ -50,7 +51,7 @@ def test_there_and_back_is_bit_exact(command, tmp_path):
   assert f"{again}: transformers, from {folder}" in done.out
   files = {p.name: p.read_bytes() for p in folder.iterdir()}
   assert files == {p.name: p.read_bytes() for p in again.iterdir()}
-  assert files["spiece.model"] == (DATA / "spiece.model").read_bytes()
+  assert files["spiece.model"] == (DATA / "small.model").read_bytes()
   left = {p.name for p in tmp_path.iterdir()}
   assert left == {"stacked.npz", "new", "back.npz", "again"}
 
@@ -120,13 +121,18 @@ def test_nothing_is_replaced_unasked(command, tmp_path):
   folder = tmp_path / "folder"
   folder.mkdir()
   (folder / "mine").write_text("mine")
-  # What fails leaves all as it was.
   rest = ("--to=transformers", "--force", *PICTURES)
+  said = command.refuse(MODULE, TINY, folder, *rest, *SIGLIP)
+  assert "a folder, and none of transformers" in said
+  (folder / "config.json").write_text('{"model_type": "siglip"}')
+  # What fails leaves all as it was.
   command.refuse(MODULE, TINY, folder, *rest, "--text=lower")
-  assert [p.name for p in folder.iterdir()] == ["mine"]
+  assert {p.name for p in folder.iterdir()} == {"mine", "config.json"}
   command.run(MODULE, TINY, folder, *rest, *SIGLIP, status=0)
   assert "mine" not in {p.name for p in folder.iterdir()}
   assert {p.name for p in tmp_path.iterdir()} == {"x.npz", "folder"}
+  said = command.refuse(MODULE, folder, folder, "--to=transformers", "--force")
+  assert "is the source: give another destination" in said
 
 
 @pytest.mark.parametrize(
@@ -209,9 +215,39 @@ def test_what_is_wrong_is_one_line(command, tmp_path, arguments, match):
   assert not list(tmp_path.iterdir())
 
 
+def test_what_would_not_work_is_not_written(command, tmp_path):
+  """Another length, pieces without rows, another's tokenizer, no numbers."""
+  target = tmp_path / "x"
+  arguments = (MODULE, TINY, target, "--to=transformers", *PICTURES)
+  longer = SIGLIP[0].replace("16", "99")
+  said = command.refuse(*arguments, longer, SIGLIP[1])
+  assert "to the 16 positions of the model; got max_len=99" in said
+  said = command.refuse(
+      *arguments, SIGLIP[0], f"--tokenizer={DATA / 'gemma.model'}"
+  )
+  assert "of at most 256 pieces; " in said and "gemma.model has 700" in said
+  params = big_vision.read(TINY)
+  params["img"]["embedding"]["bias"][3] = np.nan
+  path = tmp_path / "nan.npz"
+  big_vision.write(path, params)
+  said = command.refuse(MODULE, path, target, "--to=big_vision")
+  assert "weights must be finite; img/embedding/bias has numbers" in said
+  assert not target.exists()
+
+
+def test_a_range_may_be_given_by_name(tmp_path):
+  hf_processor.write(
+      tmp_path, "decode|resize(32)|value_range(low=0, high=1)", 32
+  )
+  config = json.loads((tmp_path / "preprocessor_config.json").read_text())
+  assert config["image_mean"] == [0.0] * 3 and config["image_std"] == [1.0] * 3
+  with pytest.raises(UserError, match="two numbers, the lower first; got 1, 1"):
+    hf_processor.write(tmp_path, "decode|resize(32)|value_range(1, 1)", 32)
+
+
 def test_a_folder_without_a_tokenizer_says_so(command, tmp_path):
   arguments = (FOLDER, tmp_path / "x", "--to=transformers")
-  assert "There is no tokenizer" in command.refuse(MODULE, *arguments)
+  assert "without a tokenizer: give --tok" in command.refuse(MODULE, *arguments)
 
 
 TOKENIZE = "tokenize(max_len=12, model='tests/data/{}', pad_value={})"

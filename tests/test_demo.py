@@ -47,7 +47,7 @@ def page(monkeypatch):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_labels_and_search_in_a_browser(page, trained, place):
+def test_labels_and_search_in_a_browser(page, trained, place, tmp_path):
   page, hosts = page
   gradio = demo._gradio()
   model = siglip_jax.load(trained)
@@ -65,6 +65,13 @@ def test_labels_and_search_in_a_browser(page, trained, place):
     # Without a picture: told on the page.
     page.get_by_role("button", name="Classify").click()
     page.get_by_text("Drop a picture first").wait_for()
+    # With what is none.
+    (tmp_path / "bad.png").write_text("no picture")
+    page.set_input_files("input[type=file]", tmp_path / "bad.png")
+    page.locator("img[src*='bad.png']").wait_for(state="attached")
+    page.get_by_role("button", name="Classify").click()
+    page.get_by_text("cannot be read as a picture: no PNG").wait_for()
+    page.get_by_label("Remove Image").click()
     page.set_input_files("input[type=file]", pictures / "000.png")
     page.locator("img[src*='000.png']").wait_for()
     page.fill("#labels textarea, #labels input", "red, blue,red, [green]")
@@ -104,6 +111,7 @@ def test_labels_are_split_and_counted_once():
         ("--model=GONE", "There is no .*gone: expected a workdir"),
         ("--model=MODEL stray", "Unexpected argument 'stray'"),
         ("--model=MODEL --port=x", "port=x"),
+        ("--model=MODEL --port=99999", "port=99999"),
         ("--model=MODEL --pictures=GONE", "There is no folder .*gone"),
         ("--model=MODEL --pictures=MODEL", "has no pictures"),
         ("--model=MODEL --weights=x", "weights= goes with the name of a rel"),

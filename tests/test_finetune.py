@@ -30,7 +30,7 @@ def test_what_is_locked(locked, prefixes):
     get("locked=both")
 
 
-def test_inputs_are_prepared_as_the_weights_publisher_does():
+def test_inputs_are_prepared_as_the_weights_publisher_does(tmp_path):
   variant = zoo.get("siglip2-b16-256")
   for weights, recipe in (
       ("a/b.npz", variant.big_vision),
@@ -44,6 +44,9 @@ def test_inputs_are_prepared_as_the_weights_publisher_does():
     assert {part: p.path for part, p in config.init.items()} == (
         dict.fromkeys(("img", "txt", "t", "b"), weights)
     )
+  (tmp_path / "weights").write_bytes(b"")
+  with pytest.raises(UserError, match="must be an .npz, by its name, or a"):
+    get(f"weights={tmp_path / 'weights'}")
   with pytest.raises(UserError, match="did you mean 'siglip2-b16-256'"):
     get("variant=siglip2-b16-255")
 

@@ -144,7 +144,10 @@ def test_what_config_json_leaves_out_is_siglips_default(tmp_path):
             "text_config.hidden_act must be 'gelu_pytorch_tanh'.* got 'gelu'",
         ),
         ({"vision_config__vision_use_head": False}, "vision_use_head must be"),
-        ({"text_config__vocab_size": "200"}, "positive integer; got '200'"),
+        (
+            {"text_config__vocab_size": "200"},
+            "positive integer, at most 16777216; got '200'",
+        ),
         ({"text_config__num_hidden_layers": 4}, "16 are missing"),
         ({"text_config__num_hidden_layers": 2}, "16 are unknown"),
         (
@@ -171,13 +174,19 @@ def test_a_config_that_is_not_the_weights_is_named(folder, values, match):
             {"vision_config__num_patches": 17},
             "num_patches must be a square, .* got 17",
         ),
-        ({"vision_config__num_patches": 0}, "positive integer; got 0"),
+        (
+            {"vision_config__num_patches": 0},
+            "positive integer, at most 16777216; got 0",
+        ),
         (
             {"vision_config__num_patches": 25},
             "must resize to 40 x 40, 25 patches, .*max_num_patches.: 16",
         ),
         ({"vision_config__patch_size": 4}, "must resize to 16 x 16"),
-        ({"vision_config__patch_size": [8, 8]}, "positive integer; got .8, 8."),
+        (
+            {"vision_config__patch_size": [8, 8]},
+            "positive integer, at most 16777216; got .8, 8.",
+        ),
         ({"model_type": "siglip"}, "do not have the shapes"),
     ],
 )
@@ -239,6 +248,64 @@ def test_missing_and_damaged_files_are_named(folder, tmp_path):
     huggingface.read(tmp_path / "gone")
   with pytest.raises(UserError, match="npz is a file"):
     huggingface.read("tests/data/big_vision_tiny.npz")
+
+
+def test_files_of_no_sense_are_named(folder, tmp_path):
+  def refuse(match):
+    with pytest.raises(UserError, match=match):
+      huggingface.read(folder)
+
+  config, weights = folder / "config.json", folder / "model.safetensors"
+  right = config.read_text()
+  config.write_text("[" * 200_000)
+  assert huggingface.is_folder(folder)
+  refuse("config.json is no JSON, or damaged")
+  config.unlink()
+  config.mkdir()
+  refuse("There is no .*config.json")
+  config.rmdir()
+  config.write_text(right)
+  change(folder, text_config__vocab_size=2**63)
+  refuse("at most 16777216; got 9223372036854775808")
+  config.write_text(right)
+  header = b'{"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}'
+  weights.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+  refuse("weights must be float32, float16 or bfloat16; .*float8")
+  weights.unlink()
+  weights.mkdir()
+  refuse("no model.safetensors in .*: copy it there")
+  (folder / "pytorch_model-00001-of-00002.bin").write_bytes(b"\x80")
+  refuse("pytorch_model-00001-of-00002.bin, a pickle")
+  for name in ("", "..", "."):
+    change(folder, "model.safetensors.index.json", weight_map={"a": name})
+    refuse("must map tensors to files beside it")
+
+
+def test_what_this_package_wrote_must_fit_the_model(folder):
+  name = "tokenizer_config.json"
+  change(folder, name, tokenizer_class="PreTrainedTokenizerFast")
+  for text, match in (
+      ("lower", "must end in tokenize"),
+      ("tokenize(max_len=9, model='x')", "the 16 positions .* got max_len=9"),
+      (3, "must be a preprocessing string; got 3"),
+  ):
+    change(folder, name, siglip_jax_text=text)
+    with pytest.raises(UserError, match=match):
+      huggingface.read(folder)
+
+
+@pytest.mark.parametrize(
+    "kind, right", [("SiglipTokenizer", "</s>"), ("Siglip2Tokenizer", "<pad>")]
+)
+def test_texts_are_filled_up_as_in_training(folder, kind, right):
+  name = "tokenizer_config.json"
+  for token in (right, {"content": right}, None):
+    change(folder, name, tokenizer_class=kind, pad_token=token)
+    huggingface.read(folder)
+  for token in ("<unk>", {"content": "<unk>"}):
+    change(folder, name, pad_token=token)
+    with pytest.raises(UserError, match=f"must be '{right}', .* got '<unk>'"):
+      huggingface.read(folder)
 
 
 def test_the_files_say_how_to_prepare(folder):

@@ -4,15 +4,18 @@ import dataclasses
 from pathlib import Path
 import pickle
 import shutil
+import sys
 
 import awkward
 import fakes
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors
+from sentencepiece import sentencepiece_model_pb2
 
 import siglip_jax
 from siglip_jax.convert import big_vision
+from siglip_jax.convert import huggingface
 from siglip_jax.convert import layouts
 from siglip_jax.data import tokenizer
 from siglip_jax.errors import UserError
@@ -133,6 +136,88 @@ def test_outputs_that_are_not_finite_are_no_answer(tmp_path):
     model("text_model.head.bias").encode_text(["a"])
   with pytest.raises(UserError, match="must be finite"):
     model("logit_bias").classify(pictures, ["a"])
+
+
+def test_a_named_folder_has_the_named_models_tokenizer(tmp_path, monkeypatch):
+  """Its own, or one given by hand; without a name another is only told of."""
+  named = _variant_of(FOLDER, monkeypatch)
+  small = DATA / "small.model"
+  folder = shutil.copytree(FOLDER, tmp_path / "folder")
+  shutil.copyfile(small, folder / "spiece.model")
+  assert siglip_jax.load(folder).encode_text(["a"]).shape == (1, 48)
+  match = "hf-tiny needs the tokenizer mine, of 200 pieces; .* has"
+  for options in ({}, {"tokenizer": DATA / "spiece.model"}):
+    with pytest.raises(UserError, match=match):
+      siglip_jax.load(named.name, weights=folder, **options)
+  with pytest.raises(UserError, match="gone.* published as there, and here"):
+    siglip_jax.load(FOLDER, tokenizer="gone.model")
+  with pytest.raises(UserError, match="is published, here, or give tokenizer="):
+    siglip_jax.load(FOLDER).encode_text(["a"])
+
+
+def test_a_tokenizer_by_hand_that_is_not_the_published_one_is_told_of(
+    tmp_path, monkeypatch, caplog
+):
+  _variant_of(FOLDER, monkeypatch, tokenizer_sha256="1" * 64)
+  path = tmp_path / "200.model"
+  proto = sentencepiece_model_pb2.ModelProto()
+  proto.ParseFromString((DATA / "small.model").read_bytes())
+  while len(proto.pieces) < 200:
+    proto.pieces.add(piece=f"<{len(proto.pieces)}>", score=0.0, type=5)
+  path.write_bytes(proto.SerializeToString())
+  siglip_jax.load(FOLDER, tokenizer=path)
+  assert "has the sizes of hf-tiny. hf-tiny needs the tokenizer" in caplog.text
+
+
+def _variant_of(folder, monkeypatch, **options):
+  """A released model of a folder's sizes."""
+  found = huggingface.read(folder)
+  recipe = zoo.Recipe(
+      image=found.image, text=found.text, weights="x", tokenizer="there"
+  )
+  sizes = found.model["image"] | {"variant": "mu/8"}
+  variant = zoo.Variant(
+      name="hf-tiny",
+      model=found.model
+      | {"image": {k: sizes[k] for k in sizes if k != "patch"}},
+      image_size=found.image_size,
+      text_len=found.text_len,
+      tokenizer="mine",
+      big_vision=recipe,
+      transformers=dataclasses.replace(recipe, tokenizer="here"),
+      **options,
+  )
+  monkeypatch.setitem(zoo._VARIANTS, variant.name, variant)
+  return variant
+
+
+@pytest.mark.parametrize(
+    "images, match",
+    [
+        (np.zeros((40, 50, 3), np.uint8), r"\(B, H, W, 3\); got \(40, 50, 3\)"),
+        (np.zeros((40, 50), np.uint8), r"got \(40, 50\). Put a single"),
+        ([np.zeros(5, np.uint8)], r"or \(H, W\); got ndarray of uint8 \(5,\)"),
+        ([np.uint8(5)], r"or \(H, W\); got uint8 of uint8 \(\)"),
+        (["x" * 300], "cannot be read: .*too long"),
+        (["a\0b"], "cannot be read: .*null byte"),
+        (["gone.png"], "no picture gone.png: give the path"),
+    ],
+)
+def test_what_is_no_list_of_pictures(tiny, images, match):
+  with pytest.raises(UserError, match=match):
+    siglip_jax.load(tiny.name, weights=NPZ).encode_image(images)
+
+
+@pytest.mark.parametrize("path", ["gs://nowhere/x.npz", "nowhere://x/y"])
+def test_places_that_cannot_be_reached(tiny, path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "gcsfs", None)  # as where it is missing
+  for options in (
+      dict(path=path),
+      dict(path=tiny.name, weights=path),
+      dict(path=tiny.name, weights=NPZ, tokenizer=path),
+  ):
+    with pytest.raises(UserError, match="cannot be reached: .* gcsfs"):
+      siglip_jax.load(**options)
 
 
 def test_bfloat16_is_near(tiny):

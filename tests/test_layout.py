@@ -14,7 +14,7 @@ ROOT = Path(siglip_jax.__file__).parent
 # Each may import what is above it, and its own line.
 ORDER = [
     "errors",
-    "sections tree cli topology hlo peers phases supervise",
+    "sections paths tree cli topology hlo peers phases supervise",
     "roll_call launch watchdog preemption profiling checksums",
     "data",
     "models sharding schedules",

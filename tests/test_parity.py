@@ -57,12 +57,24 @@ def kind(request):
 
 
 @pytest.fixture(scope="module")
-def folder(kind, command, tmp_path_factory):
-  """big_vision's tiny model as a folder, with one of the tokenizers."""
+def roomy(tmp_path_factory):
+  """big_vision's tiny model with a row for each piece of all tokenizers."""
+  params = big_vision.read(DATA / "big_vision_tiny.npz")
+  rows = params["txt"]["Embed_0"]["embedding"]
+  more = np.pad(rows, [(0, 701 - len(rows)), (0, 0)])
+  params["txt"]["Embed_0"]["embedding"] = more
+  path = tmp_path_factory.mktemp("roomy") / "roomy.npz"
+  big_vision.write(path, params)
+  return path
+
+
+@pytest.fixture(scope="module")
+def folder(kind, roomy, command, tmp_path_factory):
+  """That model as a folder, with one of the tokenizers."""
   target = tmp_path_factory.mktemp("exported") / "folder"
   command.run(
       "siglip_jax.convert",
-      *(DATA / "big_vision_tiny.npz", target, "--to=transformers"),
+      *(roomy, target, "--to=transformers"),
       *("--image=decode|resize(32, method='bicubic')|value_range(-1,1)",),
       *("--image_size=32", *TEXTS[kind]),
       status=0,
@@ -111,6 +123,17 @@ def test_an_exported_processor_prepares_the_same(folder, kind):
   ours = Preprocess("decode|resize(32, method='bicubic')")
   x = ours({"image": awkward.png(picture)}, rng)["image"] / 127.5 - 1
   np.testing.assert_allclose(pixels.transpose(1, 2, 0), x, atol=1e-6)
+
+
+def test_a_text_that_spells_a_special_token(folder):
+  processor = transformers.AutoProcessor.from_pretrained(folder)
+  found = huggingface.read(folder)
+  ours = Preprocess(found.text, tokenizer_path=found.tokenizer)
+  rng = np.random.default_rng(0)
+  for text in ("a </s> b", "<unk>", "<pad>x", "<eos> <bos>", "</S>", "<mask>"):
+    theirs = processor(text=[text], padding="max_length", truncation=True)
+    ids = ours({"text": text}, rng)["text"].tolist()
+    assert ids == list(theirs["input_ids"][0]), text
 
 
 def test_what_transformers_saves_again_is_read_the_same(folder, tmp_path):

@@ -87,7 +87,7 @@ def test_what_is_no_list_of_operations_says_what_is(spec):
         ("resize(1, 2, 3)", r"expected resize\(size"),
         ("flip_lr(p=1)", r"expected flip_lr\(\)"),
         ("value_range(1)", r"expected value_range\(low, high\)"),
-        ("value_range('a', 1)", "two numbers; got 'a', 1"),
+        ("value_range('a', 1)", "two numbers, the lower first; got 'a', 1"),
         ("tokenize(max_len=3)", r"expected tokenize\(max_len, model"),
         ("value_range(0,1)|resize(3)", "last operation on pictures"),
         ("value_range(0,1)|value_range(0,1)", "got value_range after it"),

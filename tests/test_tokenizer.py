@@ -10,6 +10,7 @@ import sys
 import fakes
 import numpy as np
 import pytest
+from sentencepiece import sentencepiece_model_pb2
 
 from siglip_jax.data import tokenizer
 from siglip_jax.errors import UserError
@@ -171,3 +172,27 @@ def test_padding_and_cutting_of_the_file_itself_are_off(tmp_path):
 def test_a_missing_file_says_where_it_is_published(tmp_path):
   with pytest.raises(UserError, match="gone.model.* published as x of y"):
     tokenizer.Tokenizer(tmp_path / "gone.model", published="x of y")
+
+
+def test_a_model_cut_off_between_two_pieces_is_damaged(tmp_path):
+  proto = sentencepiece_model_pb2.ModelProto()
+  proto.ParseFromString(Path("tests/data/small.model").read_bytes())
+  proto.ClearField("trainer_spec")
+  proto.ClearField("normalizer_spec")
+  path = tmp_path / "cut.model"
+  path.write_bytes(proto.SerializeToString())
+  with pytest.raises(UserError, match="or a damaged one: copy it again"):
+    tokenizer.Tokenizer(path)
+
+
+def test_a_text_that_spells_a_special_token_is_a_text():
+  for name, words in (
+      ("gemma.model", ["<eos>", "<pad>", "a<eos>b"]),
+      ("gemma_tokenizer.json", ["<eos>", "<pad>", "a<eos>b"]),
+      ("spiece.model", ["</s>", "<unk>"]),
+  ):
+    model = tokenizer.Tokenizer(f"tests/data/{name}")
+    for word in words:
+      ids = model.encode(word, max_len=20, eos="none", pad_value=0).tolist()
+      assert not {1} & set(ids), (name, word)
+      assert len([i for i in ids if i]) > 2

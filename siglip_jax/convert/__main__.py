@@ -5,6 +5,7 @@ SRC is the workdir of a run, big_vision's .npz or a transformers folder; DST an
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
@@ -14,14 +15,16 @@ import shutil
 
 from absl import flags
 import jax
+import numpy as np
 
 from siglip_jax import cli
+from siglip_jax import paths
+from siglip_jax import tree
 from siglip_jax.convert import big_vision
 from siglip_jax.convert import hf_processor
 from siglip_jax.convert import hf_tokenizer
 from siglip_jax.convert import huggingface
 from siglip_jax.convert import layouts
-from siglip_jax.convert import paths
 from siglip_jax.data import preprocess
 from siglip_jax.errors import UserError
 from siglip_jax.models import zoo
@@ -76,15 +79,41 @@ def main(argv: Sequence[str]) -> None:
   source, target = argv[1], Path(argv[2])
   if "://" in argv[2]:
     raise UserError(f"The destination must be a local path; got {argv[2]}.")
-  if target.exists() and not _FORCE.value:
-    raise UserError(f"{target} is there already: give --force to replace it.")
+  if target.exists():
+    _check_may_replace(target, source)
   found = read(source, zoo.get(_MODEL.value) if _MODEL.value else None)
+  _check_finite(found.params, source)
   if _TO.value == "big_vision":
     params = layouts.unrolled(found.params)
     _replace(target, lambda part: big_vision.write(part, params))
   else:
     _replace(target, lambda part: _write_folder(part, found))
   print(f"{target}: {_TO.value}, from {source}")
+
+
+def _check_may_replace(target: Path, source: str) -> None:
+  if not _FORCE.value:
+    raise UserError(f"{target} is there already: give --force to replace it.")
+  if target.resolve() == Path(source).resolve():
+    raise UserError(f"{target} is the source: give another destination.")
+  if (
+      target.is_dir()
+      and any(target.iterdir())
+      and not huggingface.is_folder(target)
+  ):
+    raise UserError(
+        f"{target} is a folder, and none of transformers, so --force does not"
+        " replace it: remove it, or give another destination."
+    )
+
+
+def _check_finite(params: Mapping, source: str) -> None:
+  for name, x in tree.flatten(params).items():
+    if not np.isfinite(x).all():
+      raise UserError(
+          f"{source}: weights must be finite; {name} has numbers that are not."
+          " Take another copy, or an earlier checkpoint."
+      )
 
 
 def read(path: str, wanted: zoo.Variant | None = None) -> Source:
@@ -150,13 +179,30 @@ def _write_folder(folder: Path, source: Source) -> None:
   variant = source.variant
   published = variant.tokenizer_places if variant else None
   options = preprocess.tokenize_options(text)
+  length = _positions(source.params)
+  if options["max_len"] != length:
+    raise UserError(
+        f"Texts must be tokenized to the {length} positions of the model; got"
+        f" max_len={options['max_len']} in {text!r}. Change --text."
+    )
+  if tokenizer is None and not _TEXT.value:
+    where = f": it is published as {published}" if published else ""
+    raise UserError(
+        f"The weights come without a tokenizer: give --tokenizer{where}."
+    )
   pp = preprocess.Preprocess(
       text, tokenizer_path=tokenizer, published=published
   )
   assert pp.tokenizer is not None, "of tokenize"
-  if variant and not _TEXT.value and source.tokenizer is None:
-    of = pp.tokenizer
+  of, rows = pp.tokenizer, _rows(source.params)
+  # With a --text of one's own one may have a tokenizer of one's own.
+  if variant and not _TEXT.value and (_TOKENIZER.value or _MODEL.value):
     variant.check_tokenizer(of.path, pieces=of.vocab_size, digest=of.digest)
+  if not zoo.has_rows_for(rows, of.vocab_size):
+    raise UserError(
+        f"The model was trained with a tokenizer of at most {rows} pieces;"
+        f" {of.path} has {of.vocab_size}. Give its own with --tokenizer."
+    )
   huggingface.write(
       folder,
       source.params,
@@ -166,6 +212,17 @@ def _write_folder(folder: Path, source: Source) -> None:
   )
   hf_processor.write(folder, image, side)
   hf_tokenizer.write(folder, pp)
+
+
+def _positions(params: Mapping) -> int:
+  """Tokens of a text; 0 in a lone image tower, which nothing fits."""
+  flat = tree.flatten(params)
+  name = "txt/pos_embedding"
+  return flat[name].shape[1] if name in flat else 0
+
+
+def _rows(params: Mapping) -> int:
+  return len(tree.flatten(params)["txt/Embed_0/embedding"])
 
 
 def _given(name: str, value):

@@ -15,11 +15,24 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from siglip_jax import paths
 from siglip_jax import tree
-from siglip_jax.convert import paths
 from siglip_jax.errors import UserError
 
 _PREFIX = "params/"
+# What a zip's and an array's headers can do to their readers: no zip at all,
+# bytes that do not unpack, a method, a version or a size that is none.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    ValueError,
+)
 
 
 def read(path: str | os.PathLike) -> dict:
@@ -36,14 +49,15 @@ def read(path: str | os.PathLike) -> dict:
   if path.is_dir():
     raise UserError(f"{path} is a folder: expected big_vision's .npz.")
   with path.open("rb") as file:
-    _check_magic(path, file.read(2))
+    _check_magic(path, file.read(4))
     file.seek(0)
     try:
       with np.load(file, allow_pickle=False) as archive:
         flat = _arrays(path, archive)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as e:
+    except _DAMAGED as e:
       raise UserError(
-          f"{path} is damaged or incomplete: {e}. Copy it again."
+          f"{path} is damaged or incomplete: {e or type(e).__name__}. Copy it"
+          " again."
       ) from None
   layers = {name[:i] for name in flat for i, c in enumerate(name) if c == "/"}
   if both := sorted(layers & flat.keys()):
@@ -90,7 +104,7 @@ def float32(x: np.ndarray, *, name: str, path: os.PathLike) -> np.ndarray:
 
 
 def _check_magic(path: epath.Path, start: bytes) -> None:
-  if start == b"PK":
+  if start in (b"PK\x03\x04", b"PK\x05\x06"):  # the latter is of an empty one
     return
   if start[:1] == b"\x80":
     raise UserError(
@@ -114,7 +128,8 @@ def _arrays(path: epath.Path, archive: np.lib.npyio.NpzFile) -> dict:
       x = archive[name]
     except ValueError as e:
       raise UserError(
-          f"{path}: {name} is no plain array of numbers ({e})."
+          f"{path}: {name} is no plain array of numbers"
+          f" ({str(e).partition('. ')[0]})."
       ) from None
     if not isinstance(x, np.ndarray):
       raise UserError(

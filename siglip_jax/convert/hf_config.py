@@ -43,6 +43,7 @@ _TEXT = _DEFAULTS | {
     "max_position_embeddings": 64,
     "projection_size": None,
 }
+_LARGEST = 2**24  # far over any size of a model, and far from overflows
 # The towers of this package have no other.
 _FIXED = {
     "hidden_act": "gelu_pytorch_tanh",
@@ -136,9 +137,10 @@ def _check_section(what: str, given: Mapping[str, Any]) -> None:
         )
     elif value is None and key == "projection_size":
       continue
-    elif type(value) is not int or value < 1:
+    elif type(value) is not int or not 0 < value <= _LARGEST:
       raise UserError(
-          f"{what}.{key} must be a positive integer; got {value!r}."
+          f"{what}.{key} must be a positive integer, at most {_LARGEST}; got"
+          f" {value!r}."
       )
 
 

@@ -14,7 +14,7 @@ def read(path: epath.Path, *, default: Mapping | None = None) -> dict:
   Raises:
     UserError: no such file, or no JSON object in it.
   """
-  if not path.exists():
+  if not path.is_file():
     if default is not None:
       return dict(default)
     raise UserError(
@@ -23,7 +23,7 @@ def read(path: epath.Path, *, default: Mapping | None = None) -> dict:
     )
   try:
     found = json.loads(path.read_text())
-  except (ValueError, OSError) as e:
+  except (ValueError, OSError, RecursionError) as e:
     raise UserError(f"{path} is no JSON, or damaged: {e}.") from None
   if not isinstance(found, dict):
     raise UserError(f"{path} must hold a JSON object; got {found!r:.80}.")

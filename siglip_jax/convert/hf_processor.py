@@ -25,6 +25,7 @@ _SIGLIP = ("SiglipTokenizer",)
 # Of a tokenizer.json that holds all steps, as this package writes it; version 5
 # saves it again by the second name.
 _ANY = ("PreTrainedTokenizerFast", "TokenizersBackend")
+_EOS, _PAD = "</s>", "<pad>"
 _FILES = ("spiece.model", "tokenizer.json", "tokenizer.model")
 
 
@@ -133,8 +134,9 @@ def _value_range(mean: Any, std: Any) -> tuple[float | None, float | None]:
 def _text(
     folder: epath.Path, tokenizer: epath.Path | None, model: hf_config.Config
 ) -> str:
-  config = {"tokenizer_class": None, "do_lower_case": True}
-  config |= hf_json.read(folder / "tokenizer_config.json", default={})
+  path = folder / "tokenizer_config.json"
+  config = {"tokenizer_class": None, "do_lower_case": True, "pad_token": None}
+  config |= hf_json.read(path, default={})
   name = tokenizer.name if tokenizer is not None else "none"
   kind = config["tokenizer_class"]
   if kind is None:
@@ -144,14 +146,16 @@ def _text(
     options, before = "pad_value=1, space='marked'", "strip_punctuation|"
     if config["do_lower_case"]:
       before = f"lower|{before}"
+    _check_padding(path, config["pad_token"], _EOS)
   elif kind in _GEMMA:
     # Trained on lower case, whether or not the tokenizer sees to it.
     options, before = "pad_value=0", "lower('characters')|"
+    _check_padding(path, config["pad_token"], _PAD)
   elif kind in _ANY and "siglip_jax_text" in config:
-    return _own(folder, config["siglip_jax_text"])
+    return _own(folder, config["siglip_jax_text"], model.text_len)
   else:
     raise UserError(
-        f"{folder / 'tokenizer_config.json'}: tokenizer_class must be one of"
+        f"{path}: tokenizer_class must be one of"
         f" {', '.join((*_SIGLIP, *_GEMMA))}; got {kind!r}."
     )
   return (
@@ -160,14 +164,31 @@ def _text(
   )
 
 
-def _own(folder: epath.Path, text: Any) -> str:
+def _check_padding(path: epath.Path, said: Any, wanted: str) -> None:
+  """Raises UserError unless the token is left open or the one trained with."""
+  if isinstance(said, dict):
+    # Version 4 wrote tokens with their options.
+    said = {"content": None, **said}["content"]
+  if said not in (None, wanted):
+    raise UserError(
+        f"{path}: pad_token must be {wanted!r}, as the model was trained with;"
+        f" got {said!r}."
+    )
+
+
+def _own(folder: epath.Path, text: Any, text_len: int) -> str:
   """The string that this package wrote into the folder."""
+  path = folder / "tokenizer_config.json"
   if not isinstance(text, str):
     raise UserError(
-        f"{folder / 'tokenizer_config.json'}: siglip_jax_text must be a"
-        f" preprocessing string; got {text!r}."
+        f"{path}: siglip_jax_text must be a preprocessing string; got {text!r}."
     )
-  preprocess.parse(text)
+  length = preprocess.tokenize_options(text)["max_len"]
+  if length != text_len:
+    raise UserError(
+        f"{path}: siglip_jax_text must tokenize to the {text_len} positions of"
+        f" the model; got max_len={length}."
+    )
   return text
 
 
@@ -186,7 +207,8 @@ def write(folder: os.PathLike, image: str, image_size: int) -> None:
   steps = {name: (args, kwargs) for name, args, kwargs in calls}
   args, kwargs = steps.pop("resize", ([None], {}))
   resize = preprocess.arguments("resize", args, kwargs)
-  (low, high), _ = steps.pop("value_range", ((-1, 1), {}))
+  steps.pop("value_range", None)
+  low, high = preprocess.Preprocess(image).value_range or (-1.0, 1.0)
   numbers = {name: number for number, name in _METHODS.items()}
   supported = (
       steps.keys() == {"decode"}

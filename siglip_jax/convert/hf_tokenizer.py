@@ -62,6 +62,8 @@ def write(folder: Path, text: preprocess.Preprocess) -> None:
       "model_max_length": options["max_len"],
       "model_input_names": ["input_ids"],
       "padding_side": "right",
+      # A text that spells "</s>" is a text.
+      "split_special_tokens": True,
       "processor_class": "SiglipProcessor",
   }
   if _is_siglip(steps, options, tokenizer):

@@ -21,6 +21,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from siglip_jax import paths
 from siglip_jax import tree
 from siglip_jax.convert import big_vision
 from siglip_jax.convert import hf_config
@@ -28,7 +29,6 @@ from siglip_jax.convert import hf_json
 from siglip_jax.convert import hf_names
 from siglip_jax.convert import hf_processor
 from siglip_jax.convert import layouts
-from siglip_jax.convert import paths
 from siglip_jax.errors import UserError
 from siglip_jax.models import zoo
 from siglip_jax.models.two_towers import TwoTowers
@@ -65,11 +65,11 @@ def is_folder(folder: str | os.PathLike) -> bool:
   """Whether it has transformers' config, or none of a run and weights."""
   folder = epath.Path(folder)
   path = folder / "config.json"
-  if not path.exists():
+  if not path.is_file():
     return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
   try:
     return "model_type" in json.loads(path.read_bytes())
-  except (ValueError, TypeError):
+  except (ValueError, TypeError, RecursionError):
     return any(folder.glob("*.safetensors"))
 
 
@@ -188,9 +188,13 @@ def _tensors(folder: epath.Path, wanted: set[str]) -> dict[str, np.ndarray]:
         with safetensors.safe_open(local, "np") as file:
           tensors = {name: file.get_tensor(name) for name in file.keys()}
           said = file.metadata() or {}
-      except safetensors.SafetensorError as e:
+      except (safetensors.SafetensorError, OSError) as e:
         raise UserError(
             f"{path} is damaged or incomplete: {e}. Copy it again."
+        ) from None
+      except AttributeError as e:  # NumPy lacks types that the format has
+        raise UserError(
+            f"{path}: weights must be float32, float16 or bfloat16; {e}."
         ) from None
     if _CHECKSUM in said and said[_CHECKSUM] != _checksum(tensors):
       raise UserError(
@@ -226,26 +230,30 @@ def _files(folder: epath.Path) -> list[epath.Path]:
   single, index = (
       folder / f"model.safetensors{end}" for end in ("", ".index.json")
   )
-  if single.exists():
+  if single.is_file():
     return [single]
-  if index.exists():
+  if index.is_file():
     files = hf_json.read(index).get("weight_map")
     if not isinstance(files, dict) or not all(
-        isinstance(f, str) and epath.Path(f).name == f for f in files.values()
+        isinstance(f, str) and epath.Path(f).name == f and f.strip(".")
+        for f in files.values()
     ):
       raise UserError(f"{index} must map tensors to files beside it.")
-    paths = [folder / name for name in sorted(set(files.values()))]
-    missing = [p for p in paths if not p.exists()]
+    found = [folder / name for name in sorted(set(files.values()))]
+    missing = [p for p in found if not p.is_file()]
     if missing:
       raise UserError(f"{index} names {missing[0]}, which is not there.")
-    return paths
-  if (folder / "pytorch_model.bin").exists():
+    return found
+  if pickles := sorted(folder.glob("*.bin")):
     raise UserError(
-        f"{folder} has its weights in pytorch_model.bin, a pickle, which could"
+        f"{folder} has its weights in {pickles[0].name}, a pickle, which could"
         " run any code and is not opened: convert it with"
         " save_pretrained(..., safe_serialization=True)."
     )
-  raise UserError(f"There is no model.safetensors in {folder}.")
+  raise UserError(
+      f"There is no model.safetensors in {folder}: copy it there from where the"
+      " model is published."
+  )
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 from PIL import ImageOps
+from PIL import UnidentifiedImageError
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a GiB as RGB
 # Pixels alone. Others of Pillow's formats are programs: EPS runs Ghostscript.
@@ -57,7 +58,10 @@ def decode(
     raise
   # Pillow's plugins raise whatever their parsers do on bad bytes.
   except Exception as e:  # pylint: disable=broad-except
-    raise ImageError(f"{type(e).__name__}: {e}") from None
+    why = "no PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
+    if not isinstance(e, UnidentifiedImageError):
+      why = f"{type(e).__name__}: {e}"
+    raise ImageError(why) from None
 
 
 def _opened(data: bytes | Image.Image):

@@ -74,9 +74,13 @@ class Preprocess:
         )
       if name == "value_range":
         low, high = arguments(name, args, kwargs).values()
-        if not all(isinstance(x, int | float) for x in (low, high)):
+        if (
+            not all(isinstance(x, int | float) for x in (low, high))
+            or not low < high
+        ):
           raise UserError(
-              f"value_range takes two numbers; got {low!r}, {high!r}."
+              "value_range takes two numbers, the lower first; got"
+              f" {low!r}, {high!r}."
           )
         self.value_range = (float(low), float(high))
       elif name == "tokenize":

@@ -14,12 +14,14 @@ from pathlib import Path
 import re
 
 from absl import flags
-from etils import epath
+from google.protobuf import message as protobuf
 from jaxtyping import Int32
 import numpy as np
 import sentencepiece as spm
+from sentencepiece import sentencepiece_model_pb2
 
 from siglip_jax import cli
+from siglip_jax import paths
 from siglip_jax.data import sources
 from siglip_jax.errors import UserError
 
@@ -41,8 +43,8 @@ class Tokenizer:
     Raises:
       UserError: there is none, or it is damaged.
     """
-    self.path = epath.Path(path)
-    if not self.path.is_file():
+    found = paths.reach(path)
+    if found is None or not found.is_file():
       hint = (
           f"Give the file. It is published as {published}."
           if published
@@ -52,6 +54,7 @@ class Tokenizer:
           f"There is no tokenizer {path}: expected a SentencePiece model or a"
           f" tokenizer.json. {hint}"
       )
+    self.path = found
     data = self.path.read_bytes()
     self.digest = hashlib.sha256(data).hexdigest()
     is_json = data.lstrip()[:1] == b"{"
@@ -113,10 +116,18 @@ class _SentencePiece:
     self._model = spm.SentencePieceProcessor()
     try:
       self._model.LoadFromSerializedProto(data)
-    except RuntimeError:
+      # What is cut off between two pieces is read without a word.
+      # protobuf makes its classes when a module is loaded.
+      proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore
+      proto.ParseFromString(data)
+      whole = proto.HasField("trainer_spec")
+    except (RuntimeError, ValueError, protobuf.DecodeError):
+      whole = False
+    if not whole:
       raise UserError(
-          f"{path} is no SentencePiece model, or a damaged one."
-      ) from None
+          f"{path} is no SentencePiece model, or a damaged one: copy it again,"
+          " or give another."
+      )
     self.vocab_size = self._model.vocab_size()
     self.eos_id = self._model.eos_id()
 
@@ -144,10 +155,12 @@ class _Json:
     except Exception as e:  # pylint: disable=broad-except
       raise UserError(
           f"{path} is no tokenizer of the tokenizers library, or a damaged one:"
-          f" {e}."
+          f" {e}. Copy it again, or give another."
       ) from None
     self._model.no_padding()
     self._model.no_truncation()
+    # A text that spells "<eos>" is a text, as it is to SentencePiece.
+    self._model.encode_special_tokens = True
     self.vocab_size = self._model.get_vocab_size()
     ids = [self._model.token_to_id(name) for name in _EOS_NAMES]
     if set(ids) == {None}:

@@ -132,15 +132,20 @@ def row_major(x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
   return with_layout_constraint(x, Layout((0, 1, 2)))
 
 
-def on_tpu() -> bool:
-  """Whether what is being traced will run on a TPU.
+def platform() -> str:
+  """Of what is being traced: "cpu", "gpu" or "tpu".
 
   The mesh in context knows, also where no TPU is; else the default device.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.abstract_device is None:
-    return jax.default_backend() == "tpu"
-  return mesh.abstract_device.platform == "tpu"
+    return jax.default_backend()
+  return mesh.abstract_device.platform
+
+
+def on_tpu() -> bool:
+  """Whether what is being traced will run on a TPU."""
+  return platform() == "tpu"
 
 
 def _fits(x: Array, num_heads: int) -> bool:

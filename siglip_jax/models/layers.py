@@ -11,6 +11,7 @@ from jaxtyping import Array
 from jaxtyping import Float
 
 from siglip_jax.errors import UserError
+from siglip_jax.models import attention_xla
 from siglip_jax.models import dense
 from siglip_jax.models import fused_attention
 
@@ -61,11 +62,16 @@ class MultiHeadDotProductAttention(nn.Module):
       out = self._fused(q, projections)
     else:
       query, key, value = projections
-      out = self._einsums(
-          *checkpoint_name((query(q), key(kv), value(kv)), "qkv")
-      )
+      query, key, value = checkpoint_name((query(q), key(kv), value(kv)), "qkv")
+      out = self._by_xla()(query, key, value, self.num_heads)
     out = checkpoint_name(out, "attended")
     return dense.HeadsDense((width,), heads, self.dtype, name="out")(out)
+
+  def _by_xla(self):
+    # The device is not asked for before there is one, as in `_is_fused`.
+    if self.is_initializing() or fused_attention.platform() != "cpu":
+      return attention_xla.tokens_first
+    return attention_xla.heads_first
 
   def _fused(self, x, projections):
     (wq, bq), (wk, bk), (wv, bv) = (
@@ -83,23 +89,6 @@ class MultiHeadDotProductAttention(nn.Module):
         interpret=not fused_attention.on_tpu(),
     )
     return out
-
-  def _einsums(self, query, key, value):
-    b, length, width = query.shape
-
-    def heads(x):
-      return x.reshape(b, -1, self.num_heads, width // self.num_heads)
-
-    query = query * (width // self.num_heads) ** -0.5
-    logits = jnp.einsum(
-        "BQNH,BKNH->BNQK",
-        heads(query),
-        heads(key),
-        preferred_element_type=jnp.float32,
-    )
-    weights = nn.softmax(logits).astype(self.dtype)
-    out = jnp.einsum("BNQK,BKNH->BQNH", weights, heads(value))
-    return out.reshape(b, length, width)
 
 
 def _is_fused(module, x) -> bool:
