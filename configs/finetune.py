@@ -50,8 +50,8 @@ def get_config(arg=None):
   is_npz = arg.weights.endswith(".npz")
   if not is_npz and Path(arg.weights).expanduser().is_file():
     raise UserError(
-        "weights must be an .npz, by its name, or a transformers folder, as each"
-        f" prepares its inputs in its own way; got the file {arg.weights}."
+        "weights must be an .npz, by its name, or a transformers folder: each"
+        f" prepares its inputs in its own way. Got the file {arg.weights}."
     )
   recipe = variant.big_vision if is_npz else variant.transformers
   # The recipe names a tokenizer by its kind; here is its file.

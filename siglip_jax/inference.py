@@ -12,11 +12,8 @@ from typing import Any
 from absl import logging
 import jax
 
-from siglip_jax import checkpoint
-from siglip_jax import config as config_lib
 from siglip_jax import paths
 from siglip_jax import sharding
-from siglip_jax import tower_file
 from siglip_jax import tree
 from siglip_jax.convert import big_vision
 from siglip_jax.convert import huggingface
@@ -163,6 +160,12 @@ def _refuse(path: _Path, what: str, **given) -> None:
 
 
 def _of_workdir(workdir: Path) -> _Found:
+  # Only runs need Orbax and all that trains; importing them takes half as long
+  # as reading a model of another origin.
+  from siglip_jax import checkpoint
+  from siglip_jax import config as config_lib
+  from siglip_jax import tower_file
+
   config = config_lib.read(workdir)
   model = TwoTowers(**config.model.to_dict())
   side = config.image_size

@@ -14,7 +14,6 @@ import numpy as np
 from siglip_jax import sharding
 from siglip_jax import step as step_lib
 from siglip_jax.data import ahead
-from siglip_jax.data import pipeline
 from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.models.two_towers import TwoTowers
@@ -89,6 +88,9 @@ class Encoder:
     """Embeddings of a source's pictures, in its order, on every process."""
     if isinstance(source, Embeddings):
       return source.every()
+    # Only evaluations need Grain; who encodes a picture does not wait for it.
+    from siglip_jax.data import pipeline
+
     found = []
     batches = pipeline.eval_batches(
         source,

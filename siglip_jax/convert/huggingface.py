@@ -4,6 +4,7 @@ A SiglipModel is read and written, a Siglip2Model is read at its square grid.
 """
 
 from collections.abc import Mapping
+from concurrent import futures
 import contextlib
 import dataclasses
 import json
@@ -102,7 +103,11 @@ def read(
   processor = hf_processor.read(folder, config)
   sections = {"img": config.vision, "txt": config.text}
   names = hf_names.pairs(*(x["num_hidden_layers"] for x in sections.values()))
-  tensors = _tensors(folder, set(names.values()))
+  side = config.image_size
+  with futures.ThreadPoolExecutor(1) as pool:
+    # The model is traced while the weights are read.
+    tracing = pool.submit(_shapes, model, side, config.text_len)
+    tensors = _tensors(folder, set(names.values()))
   heads = {key: x["num_attention_heads"] for key, x in sections.items()}
   try:
     if config.siglip2:
@@ -113,8 +118,12 @@ def read(
         f"The tensors of {folder} do not have the shapes its config.json says:"
         f" {str(e).splitlines()[-1].strip()}."
     ) from None
-  side = config.image_size
-  _check_shapes(folder, flat, model, side, config.text_len)
+  for name, shape in tracing.result().items():
+    if flat[name].shape != shape:
+      raise UserError(
+          f"The tensors of {folder} must have the shapes its config.json says:"
+          f" {name} {shape}; got {flat[name].shape}."
+      )
   params = tree.unflatten(flat)
   if variant is not None:
     variant.check(params)
@@ -218,12 +227,15 @@ def _tensors(folder: epath.Path, wanted: set[str]) -> dict[str, np.ndarray]:
 
 def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
   """Of names and values; the format has none, so ours is in its metadata."""
-  found = 0
-  for name in sorted(tensors):
-    found = zlib.crc32(name.encode(), found)
+
+  def one(name: str) -> int:
     # As bytes, which bfloat16 has no other way to.
-    found = zlib.crc32(tensors[name].reshape(-1).view(np.uint8).data, found)
-  return f"{found:08x}"
+    data = tensors[name].reshape(-1).view(np.uint8).data
+    return zlib.crc32(data, zlib.crc32(name.encode()))
+
+  with futures.ThreadPoolExecutor() as pool:
+    found = list(pool.map(one, sorted(tensors)))
+  return f"{zlib.crc32(np.array(found, '<u4').tobytes()):08x}"
 
 
 def _files(folder: epath.Path) -> list[epath.Path]:
@@ -268,16 +280,11 @@ def _local(path: epath.Path):
     yield copied
 
 
-def _check_shapes(
-    folder: epath.Path, flat: Mapping, model: Mapping, side: int, length: int
-) -> None:
+def _shapes(model: Mapping, side: int, length: int) -> dict[str, tuple]:
+  """Of the parameters of TwoTowers(**model), unrolled."""
   towers = TwoTowers(**model, scan=True)
   shapes = jax.eval_shape(
       lambda key: towers.init(key, (side, side, 3), length), jax.random.key(0)
   )
-  for name, x in tree.flatten(layouts.unrolled(shapes)).items():
-    if flat[name].shape != x.shape:
-      raise UserError(
-          f"The tensors of {folder} must have the shapes its config.json says:"
-          f" {name} {x.shape}; got {flat[name].shape}."
-      )
+  flat = tree.flatten(layouts.unrolled(shapes))
+  return {name: x.shape for name, x in flat.items()}
