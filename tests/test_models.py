@@ -9,7 +9,9 @@ import pytest
 
 from siglip_jax import losses
 from siglip_jax import tree
+from siglip_jax.convert import layouts
 from siglip_jax.errors import UserError
+from siglip_jax.models import attention_xla
 from siglip_jax.models import text
 from siglip_jax.models import vit
 from siglip_jax.models.two_towers import TwoTowers
@@ -259,6 +261,39 @@ def test_text_pooling(pool_type):
   x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
   pooled = dict(last=x[:, -1], first=x[:, 0], gap=x.mean(1), max=x.max(1))
   np.testing.assert_allclose(z, pooled[pool_type], atol=1e-5)
+
+
+@pytest.mark.parametrize("pool_type", ["last", "first"])
+def test_the_last_block_makes_the_pooled_token_alone(pool_type):
+  sizes = dict(width=8, depth=2, mlp_dim=8, num_heads=2, vocab_size=5)
+  tower = text.TextTransformer(**sizes, pool_type=pool_type)
+  ids = jnp.array([[1, 4, 2], [3, 0, 0]])
+  params = tower.init(jax.random.key(0), ids)
+  z, seen = tower.apply(params, ids, capture_intermediates=True)
+  blocks = seen["intermediates"]["Encoder_0"]
+  shapes = [blocks[f"encoderblock_{i}"]["__call__"][0][0].shape for i in (0, 1)]
+  assert shapes == [(2, 3, 8), (2, 1, 8)]
+  # A scan has no last block of its own, and makes all tokens.
+  stacked = {"params": layouts.scanned({"txt": params["params"]})["txt"]}
+  scanned = text.TextTransformer(**sizes, pool_type=pool_type, scan=True)
+  np.testing.assert_allclose(scanned.apply(stacked, ids), z, atol=1e-6)
+
+
+@pytest.mark.parametrize("queries", [1, 5])
+def test_attention_is_the_same_in_either_order_of_axes(queries):
+  def attention(attend, *args):
+    return jax.vjp(lambda *x: attend(*x, 4), *args)
+
+  rng = np.random.default_rng(0)
+  q, k, v = (
+      jnp.asarray(rng.standard_normal((2, n, 24), np.float32) * 5)
+      for n in (queries, 5, 5)
+  )
+  z, vjp = attention(attention_xla.tokens_first, q, k, v)
+  again, vjp_again = attention(attention_xla.heads_first, q, k, v)
+  np.testing.assert_allclose(again, z, atol=1e-5)
+  for a, b in zip(vjp_again(jnp.cos(z)), vjp(jnp.cos(z)), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_sincos2d_is_waves_of_column_then_row():

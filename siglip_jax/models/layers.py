@@ -125,22 +125,28 @@ class MlpBlock(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-  """Pre-LN transformer block. Returns a pair, as nn.scan wants it."""
+  """Pre-LN transformer block. Returns a pair, as nn.scan wants it.
+
+  With `only` it makes that token alone, of which others are keys and values.
+  """
 
   mlp_dim: int
   num_heads: int
   dtype: Dtype = jnp.float32
   attention: str = "auto"
+  only: int | None = None
 
   @nn.compact
   def __call__(self, x: Float[Array, "B L D"], _=None):
     """The block's output, and nothing for the scan to collect."""
     if _is_fused(self, x):
       x = fused_attention.row_major(x)
-    y = layer_norm(self.dtype)(x)
+    y = kv = layer_norm(self.dtype)(x)
+    if self.only is not None:
+      x, y = x[:, self.only, None], y[:, self.only, None]
     x = x + MultiHeadDotProductAttention(
         self.num_heads, self.dtype, self.attention
-    )(y, y)
+    )(y, kv)
     y = layer_norm(self.dtype)(x)
     x = x + MlpBlock(self.mlp_dim, self.dtype)(y)
     return x, None
@@ -153,6 +159,8 @@ class Encoder(nn.Module):
   the inputs of the blocks, "dots" also queries, keys, values, what attention
   makes of them and the MLP's hidden layer: no large matmul is done again, and
   neither attention maps nor activations are kept.
+
+  With `only` one token is wanted: unrolled, the last block makes no other.
   """
 
   depth: int
@@ -162,10 +170,11 @@ class Encoder(nn.Module):
   remat: str = "none"
   dtype: Dtype = jnp.float32
   attention: str = "auto"
+  only: int | None = None
 
   @nn.compact
-  def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-    """Raises UserError for an unknown remat policy."""
+  def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B K D"]:
+    """All tokens, or one; raises UserError for an unknown remat policy."""
     block = EncoderBlock
     if self.remat != "none":
       if self.remat not in _REMAT:
@@ -193,7 +202,10 @@ class Encoder(nn.Module):
       x, _ = stack(**options, name="encoderblock")(x, None)
     else:
       for i in range(self.depth):
-        x, _ = block(**options, name=f"encoderblock_{i}")(x)
+        only = self.only if i == self.depth - 1 else None
+        x, _ = block(**options, only=only, name=f"encoderblock_{i}")(x)
+    if self.only is not None and x.shape[1] > 1:
+      x = x[:, self.only, None]
     return layer_norm(self.dtype, name="encoder_norm")(x)
 
 

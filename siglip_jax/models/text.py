@@ -10,6 +10,9 @@ import numpy as np
 from siglip_jax.errors import UserError
 from siglip_jax.models import layers
 
+# Where the pooled token is, if it is one.
+_POOLED = {"last": -1, "first": 0}
+
 
 class TextTransformer(nn.Module):
   """Tokens, learned positions, blocks, pooling and a projection.
@@ -57,6 +60,7 @@ class TextTransformer(nn.Module):
         remat=self.remat,
         dtype=self.dtype,
         attention=self.attention,
+        only=_POOLED[self.pool_type] if self.pool_type in _POOLED else None,
         name="Encoder_0",
     )(x)
     x = self._pool(x)
@@ -65,10 +69,8 @@ class TextTransformer(nn.Module):
     return x
 
   def _pool(self, x):
-    if self.pool_type == "last":
-      return x[:, -1]
-    if self.pool_type == "first":
-      return x[:, 0]
+    if self.pool_type in _POOLED:
+      return x[:, 0]  # all that the encoder made
     if self.pool_type == "gap":
       return jnp.mean(x, axis=1)
     if self.pool_type == "max":
