@@ -15,7 +15,7 @@ from siglip_jax.config import parse_arg
 
 
 def get_config(arg=None):
-  arg = parse_arg(arg, steps=16_000, langs="en", side=48)
+  arg = parse_arg(arg, steps=17_000, langs="en", side=48)
   c = ml_collections.ConfigDict()
   c.seed = 0
   c.total_steps = arg.steps
