@@ -237,7 +237,7 @@ def _opened(image) -> tuple[bytes | Image.Image, str]:
   if isinstance(image, (str, Path)):
     try:
       return Path(image).read_bytes(), str(image)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
       raise UserError(
           f"There is no picture {image}: give the path of one."
       ) from None
