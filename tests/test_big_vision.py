@@ -150,7 +150,8 @@ def test_bad_files_are_named(tmp_path, kind):
   make(path)
   with pytest.raises(UserError, match=match) as e:
     big_vision.read(path)
-  assert str(path) in str(e.value)
+  # Once: what is told of sound arrays is not told again as damage.
+  assert str(e.value).count(str(path)) == 1
 
 
 def test_a_path_that_is_not_there_or_a_folder(tmp_path):

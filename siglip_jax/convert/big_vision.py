@@ -21,13 +21,13 @@ from siglip_jax.errors import UserError
 
 _PREFIX = "params/"
 # What a zip's and an array's headers can do to their readers: no zip at all,
-# bytes that do not unpack, a method, a version or a size that is none.
+# bytes that do not unpack, a method, a version (RuntimeErrors, as encrypted
+# bytes), or a size that is none.
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
     OSError,
-    NotImplementedError,
     RuntimeError,
     MemoryError,
     OverflowError,
@@ -54,6 +54,8 @@ def read(path: str | os.PathLike) -> dict:
     try:
       with np.load(file, allow_pickle=False) as archive:
         flat = _arrays(path, archive)
+    except UserError:  # of `_arrays`, and a ValueError, too
+      raise
     except _DAMAGED as e:
       raise UserError(
           f"{path} is damaged or incomplete: {e or type(e).__name__}. Copy it"
