@@ -210,6 +210,15 @@ def test_a_siglip2_folder_of_no_processor(folder2):
     huggingface.read(folder2)
 
 
+def test_the_same_model_is_the_same_file(tmp_path):
+  params = huggingface.read(TINY).params
+  files = set()
+  for _ in range(10):
+    huggingface.write(tmp_path, params, image_size=32)
+    files.add((tmp_path / "model.safetensors").read_bytes())
+  assert len(files) == 1
+
+
 def test_a_flipped_bit_of_what_was_written_here_is_seen(tmp_path):
   huggingface.write(tmp_path, huggingface.read(TINY).params, image_size=32)
   path = tmp_path / "model.safetensors"

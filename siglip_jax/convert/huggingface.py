@@ -183,9 +183,26 @@ def write(
   # Older versions of transformers refuse files that do not say their format.
   about = {"format": "pt", _CHECKSUM: _checksum(tensors)}
   safetensors.numpy.save_file(tensors, path, metadata=about)
+  _sort_metadata(path)
   text = folder / "config.json"
   text.write_text(json.dumps(config, indent=2) + "\n")
   path.chmod(text.stat().st_mode)  # the library lets nobody else read it
+
+
+def _sort_metadata(path: Path) -> None:
+  """The library writes it in any order; the same model is to be the same file.
+
+  Args:
+    path: of safetensors: the header's length in 8 bytes, the header as JSON.
+  """
+  with path.open("r+b") as file:
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    data = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+    assert len(data) == length, "the same, in another order"
+    file.seek(8)
+    file.write(data)
 
 
 def _tensors(folder: epath.Path, wanted: set[str]) -> dict[str, np.ndarray]:
