@@ -21,6 +21,7 @@ from siglip_jax import hlo
 from siglip_jax import sharding
 from siglip_jax import topology
 from siglip_jax.errors import UserError
+from siglip_jax.models import attention_xla
 from siglip_jax.models import fused_attention
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v4:2x2x1", "The slice.")
@@ -38,17 +39,7 @@ _HEAD_DIMS = (32, 64, 72, 80, 88, 96, 104, 128)
 
 def _einsums(qkv, *, num_heads: int):
   """Attention as XLA compiles it."""
-  b, length, width = qkv.shape
-  query, key, value = (
-      x.reshape(b, length, num_heads, width // 3 // num_heads)
-      for x in jnp.split(qkv, 3, axis=-1)
-  )
-  logits = jnp.einsum(
-      "BQNH,BKNH->BNQK", query, key, preferred_element_type=jnp.float32
-  )
-  weights = jax.nn.softmax(logits).astype(query.dtype)
-  out = jnp.einsum("BNQK,BKNH->BQNH", weights, value)
-  return out.reshape(b, length, width // 3)
+  return attention_xla.tokens_first(*jnp.split(qkv, 3, axis=-1), num_heads)
 
 
 def _forward(attention, qkv, d_out):

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 
 from siglip_jax import losses
@@ -247,9 +246,7 @@ def _check_model(c: Mapping[str, Any]) -> dict:
   # With an image tower in any case: it is what embeddings must come from.
   towers = TwoTowers(**model | {"embedded": False})
   try:
-    return jax.eval_shape(
-        lambda: towers.init(jax.random.key(0), (side, side, 3), c["text_len"])
-    )
+    return towers.shapes((side, side, 3), c["text_len"])
   except UserError:
     raise
   # Whatever a wrong value meets first, deep inside.

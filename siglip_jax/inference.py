@@ -169,10 +169,7 @@ def _of_workdir(workdir: Path) -> _Found:
   config = config_lib.read(workdir)
   model = TwoTowers(**config.model.to_dict())
   side = config.image_size
-  shapes = jax.eval_shape(
-      lambda key: model.init(key, (side, side, 3), config.text_len),
-      jax.random.key(0),
-  )
+  shapes = model.shapes((side, side, 3), config.text_len)
   params, spec = checkpoint.read_params(workdir)
   if _shapes(params) != _shapes(shapes):
     raise UserError(
@@ -203,31 +200,28 @@ def _of_folder(
 ) -> _Found:
   found = huggingface.read(folder, variant=variant)
   rows, by_hand = found.model["text"]["vocab_size"], tokenizer is not None
-
-  @functools.cache  # as it traces a model
-  def looks_like() -> zoo.Variant | None:
-    return variant or zoo.identify(found.params)
+  # Which it is, where that is asked for: a model is traced to tell.
+  known = variant or (zoo.identify(found.params) if by_hand else None)
 
   def check(given: Tokenizer) -> None:
     if variant is not None:
       _check_published(variant, given)
       return
     _check_rows(rows, given, exact=by_hand)
-    if by_hand and (released := looks_like()) is not None:
+    if known is not None:
       try:
-        _check_published(released, given)
+        _check_published(known, given)
       except UserError as e:
-        logging.warning("%s has the sizes of %s. %s", folder, released.name, e)
+        logging.warning("%s has the sizes of %s. %s", folder, known.name, e)
 
   def no_tokenizer() -> str:
-    released = looks_like()
-    where = f", {released.transformers.tokenizer}" if released else ""
+    model = variant or zoo.identify(found.params)
+    where = f", {model.transformers.tokenizer}" if model else ""
     return (
         f"{folder} holds no tokenizer: copy it there from where the model is"
         f" published{where}, or give tokenizer=PATH."
     )
 
-  released = looks_like() if by_hand else None
   return _assembled(
       model=found.model,
       params=found.params,
@@ -235,7 +229,7 @@ def _of_folder(
       sizes=found,
       tokenizer=tokenizer or found.tokenizer,
       check=check,
-      published=released.tokenizer_places if released else None,
+      published=known.tokenizer_places if known else None,
       no_tokenizer=no_tokenizer,
   )
 

@@ -156,10 +156,10 @@ class Encoder:
   def _my_rows(self, batch: np.ndarray, size: int) -> np.ndarray:
     """This process's part of a batch padded to `size`."""
     local = size // len(self._processes)
-    if len(batch) == size == local:
-      return batch
-    pad = [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
-    return np.pad(batch, pad)[self._mine * local :][:local]
+    if len(batch) < size:  # or it would be copied for nothing
+      pad = [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
+      batch = np.pad(batch, pad)
+    return batch[self._mine * local :][:local]
 
   def _put(self, local: np.ndarray) -> jax.Array:
     """The whole batch on the devices, of every process's part."""

@@ -44,8 +44,7 @@ def check(config: Mapping[str, Any]) -> None:
   Raises:
     UserError: they are not; found without any file.
   """
-  if "variant" in config["preprocess"]:
-    zoo.get(config["preprocess"]["variant"])
+  _variant(config["preprocess"])
   specs = {
       "config.data.pp": config["data"]["pp"],
       "config.preprocess.text": config["preprocess"]["text"],
@@ -83,9 +82,7 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
   Raises:
     UserError: the strings, the data and the model do not fit.
   """
-  variant = None
-  if "variant" in config.preprocess:
-    variant = zoo.get(config.preprocess.variant)
+  variant = _variant(config.preprocess)
   published = variant.tokenizer_places if variant else None
   train = Preprocess(config.data.pp, published=published)
   image = Preprocess(config.preprocess.image)
@@ -128,6 +125,13 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
       value_range=image.value_range,
       tokenizer=tokenizer,
   )
+
+
+def _variant(
+    section: Mapping[str, Any] | ml_collections.ConfigDict,
+) -> zoo.Variant | None:
+  """The released model that config.preprocess names, if it does."""
+  return zoo.get(section["variant"]) if "variant" in section else None
 
 
 def picture_part(spec: str) -> str:

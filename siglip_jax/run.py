@@ -46,11 +46,8 @@ class Run:
     self.model = TwoTowers(**config.model.to_dict())
     side = config.image_size
     self._shapes = ((side, side, 3), config.text_len)
-    params = jax.eval_shape(
-        lambda key: self.model.init(key, *self._shapes), jax.random.key(0)
-    )
     self.optimizer = optim.make(
-        params,
+        self.model.shapes(*self._shapes),
         config.total_steps,
         config.batch_size,
         num_examples,

@@ -248,7 +248,7 @@ def _opened(image) -> tuple[bytes | Image.Image, str]:
   array = np.asarray(image)
   if (
       array.dtype != np.uint8
-      or array.ndim not in (2, 3)
+      or array.ndim < 2
       or array.shape[2:] not in ((), (3,))
   ):
     raise UserError(

@@ -28,8 +28,7 @@ RUNS = ["\n", "\n\n", "\t"]
 def train() -> None:
   """Two SentencePiece models, of the kinds the released ones are."""
   texts = [t.lower() for t in awkward.texts() for t in t.split("\n") if t]
-  shared = dict(vocab_size=700, hard_vocab_limit=False, num_threads=1)
-  shared |= dict(pad_id=0, eos_id=1, minloglevel=2, character_coverage=0.98)
+  shared = dict(vocab_size=700, character_coverage=0.98)
   for path, options in (
       (SIGLIP, dict(bos_id=-1, unk_id=2)),
       (
@@ -48,30 +47,34 @@ def train() -> None:
           ),
       ),
   ):
-    model = io.BytesIO()
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=model, **shared | options
-    )
-    path.write_bytes(model.getvalue())
+    _train(path, texts, **shared | options)
 
 
 def train_small() -> None:
   """A SentencePiece model of fewer pieces than any model here has rows."""
-  model = io.BytesIO()
-  spm.SentencePieceTrainer.train(
-      sentence_iterator=iter(["a photo of a cat", "two dogs in the snow"]),
-      model_writer=model,
+  _train(
+      SMALL,
+      ["a photo of a cat", "two dogs in the snow"],
       vocab_size=60,
-      hard_vocab_limit=False,
       normalization_rule_name="identity",
       bos_id=-1,
+      unk_id=2,
+  )
+
+
+def _train(path: Path, texts: list[str], **options) -> None:
+  model = io.BytesIO()
+  spm.SentencePieceTrainer.train(
+      sentence_iterator=iter(texts),
+      model_writer=model,
+      hard_vocab_limit=False,
       pad_id=0,
       eos_id=1,
-      unk_id=2,
       num_threads=1,
       minloglevel=2,
+      **options,
   )
-  SMALL.write_bytes(model.getvalue())
+  path.write_bytes(model.getvalue())
 
 
 def siglip_tokenizer():

@@ -21,6 +21,7 @@ from siglip_jax import cli
 from siglip_jax import paths
 from siglip_jax import tree
 from siglip_jax.convert import big_vision
+from siglip_jax.convert import hf_config
 from siglip_jax.convert import hf_processor
 from siglip_jax.convert import hf_tokenizer
 from siglip_jax.convert import huggingface
@@ -179,7 +180,9 @@ def _write_folder(folder: Path, source: Source) -> None:
   variant = source.variant
   published = variant.tokenizer_places if variant else None
   options = preprocess.tokenize_options(text)
-  length = _positions(source.params)
+  flat = tree.flatten(layouts.unrolled(source.params))
+  sizes = hf_config.of_params(flat, side)["text_config"]
+  length, rows = sizes["max_position_embeddings"], sizes["vocab_size"]
   if options["max_len"] != length:
     raise UserError(
         f"Texts must be tokenized to the {length} positions of the model; got"
@@ -194,7 +197,7 @@ def _write_folder(folder: Path, source: Source) -> None:
       text, tokenizer_path=tokenizer, published=published
   )
   assert pp.tokenizer is not None, "of tokenize"
-  of, rows = pp.tokenizer, _rows(source.params)
+  of = pp.tokenizer
   # With a --text of one's own one may have a tokenizer of one's own.
   if variant and not _TEXT.value and (_TOKENIZER.value or _MODEL.value):
     variant.check_tokenizer(of.path, pieces=of.vocab_size, digest=of.digest)
@@ -207,22 +210,11 @@ def _write_folder(folder: Path, source: Source) -> None:
       folder,
       source.params,
       image_size=side,
-      eos_id=pp.tokenizer.eos_id,
+      eos_id=of.eos_id,
       pad_id=options["pad_value"],
   )
   hf_processor.write(folder, image, side)
   hf_tokenizer.write(folder, pp)
-
-
-def _positions(params: Mapping) -> int:
-  """Tokens of a text; 0 in a lone image tower, which nothing fits."""
-  flat = tree.flatten(params)
-  name = "txt/pos_embedding"
-  return flat[name].shape[1] if name in flat else 0
-
-
-def _rows(params: Mapping) -> int:
-  return len(tree.flatten(params)["txt/Embed_0/embedding"])
 
 
 def _given(name: str, value):

@@ -26,18 +26,13 @@ _DEFAULTS = {
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
 }
-_VISION = _DEFAULTS | {
-    "image_size": 224,
+_PICTURES = _DEFAULTS | {
     "patch_size": 16,
     "num_channels": 3,
     "vision_use_head": True,
 }
-_VISION2 = _DEFAULTS | {
-    "num_patches": 256,
-    "patch_size": 16,
-    "num_channels": 3,
-    "vision_use_head": True,
-}
+_VISION = _PICTURES | {"image_size": 224}
+_VISION2 = _PICTURES | {"num_patches": 256}
 _TEXT = _DEFAULTS | {
     "vocab_size": 32_000,
     "max_position_embeddings": 64,

@@ -1,14 +1,13 @@
 """SentencePiece models as the tokenizers library's."""
 
-from sentencepiece import sentencepiece_model_pb2
 import tokenizers
 from tokenizers import models
 from tokenizers import normalizers
 from tokenizers import pre_tokenizers
 
+from siglip_jax.data import tokenizer
 from siglip_jax.errors import UserError
 
-_SPACE = "\u2581"  # what SentencePiece writes for a space
 # Of trainer_spec.model_type.
 _UNIGRAM, _BPE = 1, 2
 # Of a piece's type.
@@ -25,9 +24,7 @@ def read(data: bytes, *, path) -> tokenizers.Tokenizer:
   Raises:
     UserError: neither a unigram model nor one of byte pairs.
   """
-  # protobuf makes its classes when a module is loaded.
-  proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore
-  proto.ParseFromString(data)
+  proto = tokenizer.sentencepiece_proto(data)
   kind = proto.trainer_spec.model_type
   if kind == _UNIGRAM:
     return _unigram(proto)
@@ -66,9 +63,9 @@ def _bpe(proto) -> tokenizers.Tokenizer:
       )
   )
   # No splitting at spaces, as pieces may have several.
-  steps = [*_normalizers(proto), normalizers.Replace(" ", _SPACE)]
+  steps = [*_normalizers(proto), normalizers.Replace(" ", tokenizer.SPACE)]
   if proto.normalizer_spec.add_dummy_prefix:
-    steps.append(normalizers.Prepend(_SPACE))
+    steps.append(normalizers.Prepend(tokenizer.SPACE))
   built.normalizer = normalizers.Sequence(steps)
   whole = [p.piece for p in proto.pieces if p.type == _USER_DEFINED]
   built.add_tokens([tokenizers.AddedToken(x, normalized=True) for x in whole])

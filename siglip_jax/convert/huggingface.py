@@ -299,9 +299,6 @@ def _local(path: epath.Path):
 
 def _shapes(model: Mapping, side: int, length: int) -> dict[str, tuple]:
   """Of the parameters of TwoTowers(**model), unrolled."""
-  towers = TwoTowers(**model, scan=True)
-  shapes = jax.eval_shape(
-      lambda key: towers.init(key, (side, side, 3), length), jax.random.key(0)
-  )
+  shapes = TwoTowers(**model, scan=True).shapes((side, side, 3), length)
   flat = tree.flatten(layouts.unrolled(shapes))
   return {name: x.shape for name, x in flat.items()}

@@ -12,6 +12,7 @@ import io
 import os
 from pathlib import Path
 import re
+from typing import Any
 
 from absl import flags
 from google.protobuf import message as protobuf
@@ -27,7 +28,7 @@ from siglip_jax.errors import UserError
 
 EOS_ID = 1
 _EOS_NAMES = ("<eos>", "</s>")
-_SPACE = "\u2581"  # what SentencePiece writes for a space
+SPACE = "\u2581"  # what SentencePiece writes for a space
 
 
 class Tokenizer:
@@ -109,6 +110,18 @@ class Tokenizer:
     return np.array(ids + padding, np.int32)
 
 
+def sentencepiece_proto(data: bytes) -> Any:
+  """A SentencePiece model as the message that its file is.
+
+  Raises:
+    protobuf.DecodeError: it is none.
+  """
+  # protobuf makes its classes when a module is loaded.
+  proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore
+  proto.ParseFromString(data)
+  return proto
+
+
 class _SentencePiece:
   """A SentencePiece model."""
 
@@ -117,10 +130,7 @@ class _SentencePiece:
     try:
       self._model.LoadFromSerializedProto(data)
       # What is cut off between two pieces is read without a word.
-      # protobuf makes its classes when a module is loaded.
-      proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore
-      proto.ParseFromString(data)
-      whole = proto.HasField("trainer_spec")
+      whole = sentencepiece_proto(data).HasField("trainer_spec")
     except (RuntimeError, ValueError, protobuf.DecodeError):
       whole = False
     if not whole:
@@ -138,7 +148,7 @@ class _SentencePiece:
     # Behind another piece, as transformers has it: where several ways to cut a
     # text are equally good, what is before decides.
     before = "<unk>"
-    text = re.sub(r"\s+", " ", f"{_SPACE}{text.replace(_SPACE, ' ')}").rstrip()
+    text = re.sub(r"\s+", " ", f"{SPACE}{text.replace(SPACE, ' ')}").rstrip()
     return self._model.encode(before + text)[len(self._model.encode(before)) :]
 
 

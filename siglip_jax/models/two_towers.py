@@ -59,6 +59,12 @@ class TwoTowers:
       params["b"] = jnp.full((1,), self.bias_init, jnp.float32)
     return params
 
+  def shapes(self, image_shape: tuple[int, ...], text_len: int) -> dict:
+    """What `init` makes, as shapes; needs no device."""
+    return jax.eval_shape(
+        lambda: self.init(jax.random.key(0), image_shape, text_len)
+    )
+
   def init_image(self, key: Array, image_shape: tuple[int, ...]) -> dict:
     """The part of the parameters that `encode_image` uses, {"img": ...}."""
     images = jnp.zeros((1, *image_shape), jnp.float32)
