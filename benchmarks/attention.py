@@ -17,12 +17,12 @@ from rich import console as rich_console
 from rich import progress as rich_progress
 from rich import table as rich_table
 
-from siglip_jax import hlo
 from siglip_jax import sharding
-from siglip_jax import topology
 from siglip_jax.errors import UserError
-from siglip_jax.models import attention_xla
-from siglip_jax.models import fused_attention
+from siglip_jax.models import attention as attention_lib
+from siglip_jax.models.attention import xla
+from siglip_jax.plan import hlo
+from siglip_jax.plan import topology
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v4:2x2x1", "The slice.")
 _BATCH = flags.DEFINE_integer("batch", 32, "Sequences a device.")
@@ -39,7 +39,7 @@ _HEAD_DIMS = (32, 64, 72, 80, 88, 96, 104, 128)
 
 def _einsums(qkv, *, num_heads: int):
   """Attention as XLA compiles it."""
-  return attention_xla.tokens_first(*jnp.split(qkv, 3, axis=-1), num_heads)
+  return xla.tokens_first(*jnp.split(qkv, 3, axis=-1), num_heads)
 
 
 def _forward(attention, qkv, d_out):
@@ -87,7 +87,7 @@ def _milliseconds(run, attention, where: topology.Slice) -> tuple[str, str]:
 def _failures(where: topology.Slice, head_dim: int) -> str:
   """Lengths at which forward or backward do not compile, or "all compile"."""
   attention = functools.partial(
-      fused_attention.fused_attention, num_heads=_HEADS.value
+      attention_lib.fused_attention, num_heads=_HEADS.value
   )
   failed = []
   for length in _LENGTHS:
@@ -130,7 +130,7 @@ def main(argv):
     table.add_column(column, justify="right")
   for name, attention in (
       ("xla", _einsums),
-      ("fused", fused_attention.fused_attention),
+      ("fused", attention_lib.fused_attention),
   ):
     attention = functools.partial(attention, num_heads=_HEADS.value)
     for run in (_forward, _backward):

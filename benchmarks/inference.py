@@ -30,10 +30,10 @@ from rich import table as rich_table
 
 import siglip_jax
 from siglip_jax import cli
-from siglip_jax.convert import hf_processor
-from siglip_jax.convert import huggingface
 from siglip_jax.models import zoo
 from siglip_jax.models.two_towers import TwoTowers
+from siglip_jax.weights import hf_processor
+from siglip_jax.weights import transformers
 
 _VARIANT = flags.DEFINE_string("variant", "siglip-b16-256", "Sizes.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Pictures, and texts, at a time.")
@@ -59,7 +59,7 @@ def write_folder(folder: Path, variant: zoo.Variant) -> None:
   model, side = TwoTowers(**variant.model), variant.image_size
   init = jax.jit(lambda key: model.init(key, (side, side, 3), variant.text_len))
   params = jax.device_get(init(jax.random.key(0)))
-  huggingface.write(folder, params, image_size=side)
+  transformers.write(folder, params, image_size=side)
   hf_processor.write(folder, variant.transformers.image, side)
 
 

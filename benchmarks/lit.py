@@ -22,10 +22,10 @@ import numpy as np
 from rich import console as rich_console
 from rich import table as rich_table
 
-from siglip_jax import estimate
 from siglip_jax import run as run_lib
 from siglip_jax import sharding
-from siglip_jax import topology
+from siglip_jax.plan import estimate
+from siglip_jax.plan import topology
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Compile for this slice.")
 _STEPS = flags.DEFINE_integer("steps", 7, "Timed steps of each.")

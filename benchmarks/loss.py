@@ -21,10 +21,10 @@ from jax.sharding import PartitionSpec as P
 from rich import console as rich_console
 from rich import table as rich_table
 
-from siglip_jax import hlo
 from siglip_jax import losses
 from siglip_jax import sharding
-from siglip_jax import topology
+from siglip_jax.plan import hlo
+from siglip_jax.plan import topology
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Compile for this slice.")
 _ROWS = flags.DEFINE_list("rows", None, "Global batch sizes.")

@@ -14,8 +14,8 @@ from rich import console as rich_console
 from rich import progress as rich_progress
 from rich import table as rich_table
 
-from siglip_jax import estimate
-from siglip_jax import topology
+from siglip_jax.plan import estimate
+from siglip_jax.plan import topology
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/b16_4k.py")
 _TOPOLOGY = flags.DEFINE_string("topology", "v4:2x2x1", "The slice.")

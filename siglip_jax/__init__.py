@@ -10,7 +10,7 @@ __all__ = ["SigLIP", "load", "losses"]
 # Loaded on first use: data workers import this package and need no JAX.
 def __getattr__(name: str) -> Any:
   if name == "SigLIP":
-    return importlib.import_module("siglip_jax.siglip").SigLIP
+    return importlib.import_module("siglip_jax.inference.model").SigLIP
   if name == "load":
     return importlib.import_module("siglip_jax.inference").load
   if name == "losses":

@@ -8,23 +8,21 @@ that cannot be read, or is not the same, is passed over for an older one.
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from absl import logging
-from etils import epath
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
-from siglip_jax import checksums
 from siglip_jax.errors import NO_ROOM
 from siglip_jax.errors import TryAgain
 from siglip_jax.errors import UserError
-from siglip_jax.peers import Peers
+from siglip_jax.multihost.messages import Peers
 from siglip_jax.step import TrainState
+from siglip_jax.weights import checksums
+from siglip_jax.weights.workdirs import first_line
+from siglip_jax.weights.workdirs import verify
 
 _AGREE_SECONDS = 300.0
 _FULL = [os.strerror(number) for number in NO_ROOM]  # as TensorStore says it
@@ -134,7 +132,7 @@ class Checkpoints:
         found = self._read(step, items)
       # Orbax raises whatever its parts do: OSError, KeyError, ValueError, ...
       except Exception as e:  # pylint: disable=broad-except
-        problem = f"{type(e).__name__}: {_first_line(e)}"
+        problem = f"{type(e).__name__}: {first_line(e)}"
       problem = self._agree(step, problem, last=step == steps[-1])
       if not problem:
         self._set_aside(reasons)
@@ -158,7 +156,7 @@ class Checkpoints:
     args = ocp.args.Composite(**items, **more)
     found = {"about": {}} | dict(self._manager.restore(step, args=args).items())
     if known:
-      _verify({name: found[name] for name in items}, found["about"])
+      verify({name: found[name] for name in items}, found["about"])
     return found
 
   def _agree(self, step: int, problem: str, *, last: bool) -> str:
@@ -213,63 +211,9 @@ class Checkpoints:
       ) from e
 
 
-def read_params(workdir: str | Path) -> tuple[dict, dict]:
-  """Parameters as NumPy arrays and the spec, of the newest whole checkpoint.
-
-  Nothing in the workdir is changed, and nothing need be known of the model.
-  Arrays are of the types they were saved in: a frozen tower may be bfloat16.
-
-  Raises:
-    UserError: there is no checkpoint, or none can be read.
-  """
-  folder = Path(workdir).absolute() / "checkpoints"
-  steps = [p for p in folder.glob("*") if p.name.isdigit() and p.is_dir()]
-  reasons = {}
-  for step in sorted(steps, key=lambda p: int(p.name), reverse=True):
-    try:
-      return _read_params(step)
-    # Orbax raises whatever its parts do: OSError, KeyError, ValueError, ...
-    except Exception as e:  # pylint: disable=broad-except
-      reasons[step.name] = f"{type(e).__name__}: {_first_line(e)}"
-      logging.warning("%s is unreadable: %s", step, reasons[step.name])
-  if not reasons:
-    raise UserError(f"There is no checkpoint in {folder}: train first.")
-  listed = "; ".join(f"step {s}: {r}" for s, r in reasons.items())
-  raise UserError(f"No checkpoint in {folder} can be read ({listed}).")
-
-
-def _read_params(step: Path) -> tuple[dict, dict]:
-  handler, folder = ocp.PyTreeCheckpointHandler(), epath.Path(step / "params")
-  numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-  args = jax.tree.map(lambda _: numpy, handler.metadata(folder).tree)
-  params = handler.restore(
-      folder, args=ocp.args.PyTreeRestore(restore_args=args)
-  )
-  spec = _read_json(step / "spec")
-  if (step / "about").exists():
-    _verify({"params": params, "spec": spec}, _read_json(step / "about"))
-  return params, spec
-
-
-def _read_json(item: Path) -> dict:
-  return json.loads((item / "metadata").read_bytes())
-
-
-def _verify(found: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-  """Raises ValueError unless items are what was saved."""
-  for name, value in found.items():
-    of = checksums.of_json if name == "spec" else checksums.of_arrays
-    if of(value) != about[name]:
-      raise ValueError(f"the checksum of {name!r} is not the one saved")
-
-
 def _rest(state: TrainState) -> dict[str, Any]:
   return {
       "step": state.step,
       "replaced": state.replaced,
       "opt_state": state.opt_state,
   }
-
-
-def _first_line(e: Exception) -> str:
-  return (str(e).strip().splitlines() or [""])[0][:200]

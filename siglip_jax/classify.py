@@ -9,9 +9,9 @@ from rich import table
 from rich import text
 
 from siglip_jax import cli
-from siglip_jax import model_flags
 from siglip_jax.errors import UserError
 from siglip_jax.evals import prompts
+from siglip_jax.inference import flags as model_flags
 
 _LABELS = flags.DEFINE_list("labels", [], "Labels, with commas between them.")
 _TEMPLATES = flags.DEFINE_multi_string(

@@ -6,9 +6,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from siglip_jax import cli
-from siglip_jax import launch
 from siglip_jax import train
 from siglip_jax.errors import UserError
+from siglip_jax.multihost import join
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py[:arg=value,...]", lock_config=True
@@ -19,7 +19,7 @@ _WORKDIR = flags.DEFINE_string(
 _EVAL_ONLY = flags.DEFINE_bool(
     "eval_only", False, "Evaluate the newest checkpoint of the workdir."
 )
-_CLUSTER = launch.define_flags()
+_CLUSTER = join.define_flags()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         "Both --config=configs/NAME.py and --workdir=DIR are needed."
     )
   config = cli.config_of(_CONFIG)
-  return launch.run(
+  return join.run(
       _CLUSTER(),
       lambda: train.train_and_evaluate(
           config, workdir, eval_only=_EVAL_ONLY.value

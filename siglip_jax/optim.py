@@ -14,8 +14,8 @@ from jaxtyping import Float
 import optax
 
 from siglip_jax import schedules
-from siglip_jax import sections
 from siglip_jax import tree
+from siglip_jax.config import schema
 from siglip_jax.errors import UserError
 
 Rules = Sequence[tuple[str, Any]]
@@ -102,7 +102,7 @@ def make(
   for regex, kwargs in schedule:
     if kwargs is not None:
       field = f"config.optim.schedule of {regex!r}"
-      sections.check(field, kwargs, schedules.make)
+      schema.check(field, kwargs, schedules.make)
       made[regex] = schedules.make(
           total_steps, batch_size, num_examples, **kwargs
       )
@@ -202,9 +202,9 @@ def _direction(name: str, options: Mapping) -> optax.GradientTransformation:
   if name not in makers:
     raise UserError(
         f"config.optim.name must be one of {', '.join(makers)}; got {name!r}:"
-        f" {sections.suggest(name, makers)}"
+        f" {schema.suggest(name, makers)}"
     )
-  sections.check(f"config.optim.options of {name}", options, makers[name])
+  schema.check(f"config.optim.options of {name}", options, makers[name])
   return makers[name](**options)
 
 

@@ -12,18 +12,17 @@ import ml_collections
 import numpy as np
 
 from siglip_jax import checkpoint
-from siglip_jax import config as config_lib
+from siglip_jax import init
 from siglip_jax import metrics as metrics_lib
-from siglip_jax import mismatch
-from siglip_jax import predict
-from siglip_jax import preprocessing
 from siglip_jax import profiling
 from siglip_jax import progress as progress_lib
-from siglip_jax import ready
 from siglip_jax import report
+from siglip_jax import sanity
 from siglip_jax import sharding
-from siglip_jax import tower_file
 from siglip_jax import workdir as workdir_lib
+from siglip_jax.config import check as config_check
+from siglip_jax.config import sources as config_sources
+from siglip_jax.config import strings
 from siglip_jax.data import pipeline
 from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.data.preprocess import Preprocess
@@ -34,12 +33,14 @@ from siglip_jax.errors import DONE
 from siglip_jax.errors import TRY_AGAIN
 from siglip_jax.errors import UserError
 from siglip_jax.evals import EVALUATORS
-from siglip_jax.init import initial
-from siglip_jax.peers import Peers
-from siglip_jax.phases import Phases
-from siglip_jax.preemption import Preemption
+from siglip_jax.inference import encoder as encoder_lib
+from siglip_jax.multihost.messages import Peers
+from siglip_jax.multihost.phases import Phases
+from siglip_jax.multihost.preemption import Preemption
+from siglip_jax.multihost.watchdog import Watchdog
+from siglip_jax.preflight import checks
 from siglip_jax.run import Run
-from siglip_jax.watchdog import Watchdog
+from siglip_jax.weights import tower_file
 
 
 def train_and_evaluate(
@@ -63,9 +64,9 @@ def train_and_evaluate(
     UserError: the config, the data or the workdir cannot be used.
     TryAgain: another process is missing.
   """
-  config_lib.validate(config)
+  config_check.validate(config)
   phases, peers = Phases(), Peers()
-  limits = config_lib.process_options(config, "watchdog")
+  limits = config_check.process_options(config, "watchdog")
   with Watchdog(phases, peers, **limits):
     return _train_and_evaluate(config, workdir, eval_only, phases, peers)
 
@@ -79,8 +80,8 @@ def _train_and_evaluate(
 ) -> int:
   preemption = Preemption(peers)
   workdir = workdir_lib.prepare(workdir, peers.index)
-  source = config_lib.train_source(config)
-  pp = preprocessing.make(config, source)
+  source = config_sources.train_source(config)
+  pp = strings.make(config, source)
   evals = {
       name: (section.every_steps, _make_eval(section, config, source))
       for name, section in config.evals.items()
@@ -90,14 +91,14 @@ def _train_and_evaluate(
   run = Run(config, mesh, pp.value_range, len(source))
   main_process = peers.index == 0
   digest = pp.tokenizer.digest
-  ready.check(run, source, workdir, peers, tokenizer_digest=digest)
+  checks.check(run, source, workdir, peers, tokenizer_digest=digest)
   checkpoints = checkpoint.Checkpoints(
       workdir, keep=config.ckpt.keep, clean=not eval_only, peers=peers
   )
   spec = _spec(config, pp.tokenizer, source)
   state, start, evaluated = _restore_or_init(run, checkpoints, spec, eval_only)
   if main_process:
-    config_lib.write(config, workdir)
+    workdir_lib.write_config(config, workdir)
     workdir_lib.keep_tokenizer(pp.tokenizer, workdir)
     if isinstance(source, Embeddings):
       tower_file.keep(source, workdir)
@@ -107,7 +108,7 @@ def _train_and_evaluate(
   bar = progress_lib.Progress(
       total_steps=config.total_steps, start_step=start, show=main_process
   )
-  encoder = predict.Encoder(
+  encoder = encoder_lib.BatchEncoder(
       model=run.model,
       params=state.params,
       mesh=mesh,
@@ -135,7 +136,7 @@ def _train_and_evaluate(
 
   clock = metrics_lib.Throughput()
   profiler = profiling.Profiler(
-      workdir, **config_lib.process_options(config, "profile")
+      workdir, **config_check.process_options(config, "profile")
   )
   batches = _to_device(
       pipeline.train_iterator(
@@ -147,12 +148,12 @@ def _train_and_evaluate(
           total_steps=config.total_steps,
           process_index=jax.process_index(),
           process_count=jax.process_count(),
-          **config_lib.loader_options(config),
+          **config_sources.loader_options(config),
       ),
       sharding.batch_sharding(mesh),
   )
   pending: tuple[int, dict] | None = None
-  first_look = start == 0 and mismatch.applies(config)
+  first_look = start == 0 and sanity.applies(config)
   under_way: dict = {}
   logged = last_good = start
 
@@ -217,7 +218,7 @@ def _train_and_evaluate(
         batch = next(batches)
       if first_look and step == 0:
         with clock.pause():
-          mismatch.show(run.loss, state, batch, results, main_process)
+          sanity.show(run.loss, state, batch, results, main_process)
       with phases("step" if under_way else "first_step", step):
         with jax.transfer_guard("disallow"):
           state, values = run.train_step(state, batch)
@@ -266,7 +267,7 @@ def _make_eval(section, config, source: Source):
   evaluator = EVALUATORS[section.type](**options)
   if isinstance(source, Embeddings):
     digest = source.manifest["tower_digest"]
-    preprocessing.check_evaluation(config, evaluator.source, digest)
+    strings.check_evaluation(config, evaluator.source, digest)
   return evaluator
 
 
@@ -275,7 +276,7 @@ def _restore_or_init(run: Run, checkpoints, spec: Mapping, eval_only: bool):
   if found is None:
     if eval_only:
       raise UserError("--eval_only needs a checkpoint; the workdir has none.")
-    return initial.begin(run, spec), 0, True
+    return init.begin(run, spec), 0, True
   state, saved, evaluated = found
   for key, value in spec.items():
     same = saved.get(key) == value

@@ -1,8 +1,12 @@
 """The folder that a run writes to."""
 
+import json
 from pathlib import Path
 import shutil
 
+import ml_collections
+
+from siglip_jax.config import schema
 from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 
@@ -38,3 +42,33 @@ def keep_tokenizer(tokenizer: Tokenizer, workdir: Path) -> None:
   part = workdir / "tokenizer.part"
   shutil.copyfile(tokenizer.path, part)
   part.replace(workdir / "tokenizer.model")
+
+
+def write_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
+  """Writes config.json, the config as resolved, in one move."""
+  part = workdir / "config.part"
+  part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+  part.replace(workdir / "config.json")
+
+
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+  """Reads config.json back."""
+  path = workdir / "config.json"
+  if not path.is_file():
+    raise UserError(
+        f"{workdir} holds no config.json: expected the --workdir of a run."
+    )
+  try:
+    config = json.loads(path.read_bytes())
+  except ValueError as e:
+    raise UserError(
+        f"{path} is damaged: {e}. The command that trained the run writes it"
+        " again."
+    ) from None
+  keys = schema.TOP_LEVEL.keys()
+  if not isinstance(config, dict) or not keys <= config.keys():
+    raise UserError(
+        f"{path} is not the config of a run of this project: expected the"
+        f" keys {', '.join(schema.TOP_LEVEL)}."
+    )
+  return ml_collections.ConfigDict(config)

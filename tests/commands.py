@@ -131,11 +131,10 @@ _SERVER = (
 
 def serve() -> None:
   """Forks a child for each line of standard input, or tells how one ended."""
-  import siglip_jax.convert.hf_tokenizer
-  import siglip_jax.convert.huggingface
-  import siglip_jax.embedder
+  import siglip_jax.embed.encode
   import siglip_jax.inference
-  import siglip_jax.train  # noqa: F401
+  import siglip_jax.train
+  import siglip_jax.weights.hf_tokenizer  # noqa: F401
 
   for line in sys.stdin:
     request = json.loads(line)

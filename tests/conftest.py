@@ -75,7 +75,7 @@ def slices():
   """`topology.get`, where the TPU compiler is."""
   reason = "no TPU compiler: pip install -e '.[plan]', on Linux x86-64 alone"
   pytest.importorskip("libtpu", reason=reason)
-  from siglip_jax import topology  # after the import hook
+  from siglip_jax.plan import topology  # after the import hook
 
   return topology.get
 

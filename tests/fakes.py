@@ -8,7 +8,7 @@ import textwrap
 import numpy as np
 from PIL import Image
 
-from siglip_jax.peers import Peers
+from siglip_jax.multihost.messages import Peers
 
 COLORS = {
     "red": (220, 40, 40),

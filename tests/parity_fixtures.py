@@ -1,4 +1,4 @@
-"""Writes tests/data/parity.json and parity_pixels.npz with other libraries.
+"""Writes tests/fixtures/parity.json and parity_pixels.npz with other libraries.
 
   pip install -e '.[parity]' tensorflow-cpu
   python tests/parity_fixtures.py
@@ -16,7 +16,7 @@ import awkward
 import numpy as np
 import sentencepiece as spm
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "fixtures"
 SIDE, LENGTH = 24, 16
 SIGLIP, GEMMA = DATA / "spiece.model", DATA / "gemma.model"
 SMALL = DATA / "small.model"  # for models of few rows

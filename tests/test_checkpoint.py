@@ -13,6 +13,7 @@ from siglip_jax import checkpoint
 from siglip_jax.errors import TryAgain
 from siglip_jax.errors import UserError
 from siglip_jax.step import TrainState
+from siglip_jax.weights import workdirs
 
 SPEC = {"image": "decode", "tokenizer_digest": "abc"}
 
@@ -165,7 +166,7 @@ def test_who_reads_parameters_alone_passes_it_over_too(copy, damage):
 
 
 def _read_step(workdir):
-  params, spec = checkpoint.read_params(workdir)
+  params, spec = workdirs.read_params(workdir)
   assert spec == SPEC
   found = params["img"]["kernel"]
   return next(

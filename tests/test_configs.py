@@ -6,9 +6,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from siglip_jax import config as config_lib
 from siglip_jax import sharding
 from siglip_jax import tree
+from siglip_jax.config import check as config_check
 from siglip_jax.errors import UserError
 from siglip_jax.run import Run
 
@@ -30,7 +30,7 @@ def get(name, arg=None):
 )
 def test_config_is_valid_and_its_step_keeps_the_states_shape(name, arg):
   module, config = get(name, arg)
-  config_lib.validate(config)
+  config_check.validate(config)
   assert "row" in module.__doc__  # says which published row it follows
   run = Run(config, sharding.make_mesh(**config.mesh))
   state, metrics = jax.eval_shape(
@@ -73,12 +73,12 @@ def test_unknown_keys_are_errors_with_a_suggestion():
   with config.unlocked():
     config.optim.warmup = 3
   with pytest.raises(UserError, match=r"config\.optim has no 'warmup'; known"):
-    config_lib.validate(config)
+    config_check.validate(config)
   _, config = get("emoji")
   with config.unlocked():
     config.batchsize = 3
   with pytest.raises(UserError, match="did you mean 'batch_size'"):
-    config_lib.validate(config)
+    config_check.validate(config)
 
 
 def test_arguments_have_types_and_names():
@@ -100,12 +100,12 @@ def test_microbatch_must_divide_the_batch():
   _, config = get("emoji")
   config.microbatch = 100
   with pytest.raises(UserError, match="divide config.batch_size"):
-    config_lib.validate(config)
+    config_check.validate(config)
 
 
 def test_every_language_trained_on_is_evaluated():
   _, config = get("emoji", "langs=en+de+ja")
-  config_lib.validate(config)
+  config_check.validate(config)
   assert all(f"names/{lang}" in config.data.pp for lang in ("en", "de", "ja"))
   for split in ("unseen_combination", "unseen_thing"):
     texts = {

@@ -9,11 +9,11 @@ from ml_dtypes import bfloat16
 import numpy as np
 import pytest
 
-from siglip_jax import estimate
 from siglip_jax import sharding
 from siglip_jax import step
 from siglip_jax import tree
 from siglip_jax.errors import UserError
+from siglip_jax.plan import estimate
 from siglip_jax.run import Run
 
 

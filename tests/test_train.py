@@ -123,7 +123,7 @@ def test_chosen_steps_are_traced_and_a_stop_leaves_scores_to_the_next(
 ):
   workdir = place / "traced"
   code = """
-from siglip_jax import preemption
+from siglip_jax.multihost import preemption
 preemption.Preemption.reached = lambda self, step: step == 5
 """
   config = disturbed(place, "stops.py", code)

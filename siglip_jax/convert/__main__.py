@@ -18,17 +18,17 @@ import jax
 import numpy as np
 
 from siglip_jax import cli
-from siglip_jax import paths
+from siglip_jax import files
 from siglip_jax import tree
-from siglip_jax.convert import big_vision
-from siglip_jax.convert import hf_config
-from siglip_jax.convert import hf_processor
-from siglip_jax.convert import hf_tokenizer
-from siglip_jax.convert import huggingface
-from siglip_jax.convert import layouts
 from siglip_jax.data import preprocess
 from siglip_jax.errors import UserError
 from siglip_jax.models import zoo
+from siglip_jax.weights import big_vision
+from siglip_jax.weights import hf_config
+from siglip_jax.weights import hf_processor
+from siglip_jax.weights import hf_tokenizer
+from siglip_jax.weights import layouts
+from siglip_jax.weights import transformers
 
 _TO = flags.DEFINE_enum(
     "to", None, ["big_vision", "transformers"], "What to write."
@@ -100,7 +100,7 @@ def _check_may_replace(target: Path, source: str) -> None:
   if (
       target.is_dir()
       and any(target.iterdir())
-      and not huggingface.is_folder(target)
+      and not transformers.is_folder(target)
   ):
     raise UserError(
         f"{target} is a folder, and none of transformers, so --force does not"
@@ -127,11 +127,11 @@ def read(path: str, wanted: zoo.Variant | None = None) -> Source:
   Raises:
     UserError: it is none of them, or not that model.
   """
-  found = paths.find(path, what="a workdir, an .npz or a transformers folder")
+  found = files.find(path, what="a workdir, an .npz or a transformers folder")
   if (found / "checkpoints").is_dir():
     return _workdir(Path(path), wanted)
   if found.is_dir():
-    r = huggingface.read(found, variant=wanted)
+    r = transformers.read(found, variant=wanted)
     return Source(
         params=r.params,
         image_size=r.image_size,
@@ -206,7 +206,7 @@ def _write_folder(folder: Path, source: Source) -> None:
         f"The model was trained with a tokenizer of at most {rows} pieces;"
         f" {of.path} has {of.vocab_size}. Give its own with --tokenizer."
     )
-  huggingface.write(
+  transformers.write(
       folder,
       source.params,
       image_size=side,

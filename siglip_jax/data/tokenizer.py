@@ -22,7 +22,7 @@ import sentencepiece as spm
 from sentencepiece import sentencepiece_model_pb2
 
 from siglip_jax import cli
-from siglip_jax import paths
+from siglip_jax import files
 from siglip_jax.data import sources
 from siglip_jax.errors import UserError
 
@@ -44,7 +44,7 @@ class Tokenizer:
     Raises:
       UserError: there is none, or it is damaged.
     """
-    found = paths.reach(path)
+    found = files.reach(path)
     if found is None or not found.is_file():
       hint = (
           f"Give the file. It is published as {published}."

@@ -38,7 +38,7 @@ class Retrieval:
       )
 
   def run(self, encoder) -> Result:
-    """Evaluates an encoder (see `predict.Encoder`)."""
+    """Evaluates an encoder (see `inference.encoder.BatchEncoder`)."""
     captions = sorted(set(self.texts))
     number = {t: i for i, t in enumerate(captions)}
     of_image = np.array([number[t] for t in self.texts])

@@ -72,7 +72,7 @@ class Zeroshot:
     prompts.check(self.templates, self.dataset)
 
   def run(self, encoder) -> Result:
-    """Evaluates an encoder (see `predict.Encoder`)."""
+    """Evaluates an encoder (see `inference.encoder.BatchEncoder`)."""
     zcls = prompts.ensemble(
         encoder.encode_texts, self.class_names, self.templates
     )

@@ -1,5 +1,197 @@
-"""`config.init`: parameters that start from weights on disk.
+"""A run's first state, with the weights of `config.init` in it."""
 
-`weights.py` reads what there is, `old_vits.py` mends old layouts, `fit.py`
-makes them fit the model, `initial.py` puts them where the run keeps them.
-"""
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+
+from absl import logging
+import jax
+
+from siglip_jax import tree
+from siglip_jax.config import schema
+from siglip_jax.data.preprocess import meaning
+from siglip_jax.errors import UserError
+from siglip_jax.init import fit as fit_lib
+from siglip_jax.init import table
+from siglip_jax.models import zoo
+from siglip_jax.run import Run
+from siglip_jax.step import TrainState
+from siglip_jax.weights import reader as weights_lib
+
+PARTS = ("img", "txt", "t", "b")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+  """What one of `PARTS` in config.init says.
+
+  Attributes:
+    path: a workdir, an .npz, or a transformers folder; local or remote.
+    dont_load: regexes, each for whole names within the part, such as "head/.*",
+      of what keeps its initial value.
+  """
+
+  path: str
+  dont_load: Sequence[str] = ()
+
+
+def check(section: Mapping) -> None:
+  """Checks the form of config.init; reads nothing."""
+  schema.check_keys(
+      "config.init", section, dict.fromkeys(PARTS, Mapping), required=()
+  )
+  for part, options in section.items():
+    schema.check(f"config.init.{part}", options, Part)
+    for regex in Part(**options).dont_load:
+      if not isinstance(regex, str):
+        raise UserError(
+            f"config.init.{part}.dont_load must be regular expressions; got"
+            f" {regex!r}."
+        )
+
+
+def begin(run: Run, spec: Mapping) -> TrainState:
+  """The state at step 0; what went into it is printed.
+
+  Args:
+    run: what is to be trained; its config may have no `init`.
+    spec: how it prepares its inputs: "image", "text" and "tokenizer_digest".
+
+  Raises:
+    UserError: as `read`.
+  """
+  section = run.config.init.to_dict() if "init" in run.config else {}
+  _warn_of_locked_noise(section, run)
+  if not section:
+    return run.init()
+  shapes = run.state_shapes.params
+  fitted, notes = read(section, shapes, spec)
+  if jax.process_index() == 0:
+    paths = {part: options["path"] for part, options in section.items()}
+    table.show(paths, shapes, fitted, notes)
+  state = run.init()
+  return dataclasses.replace(state, params=put(state.params, fitted))
+
+
+def read(
+    section: Mapping, shapes: Mapping, spec: Mapping
+) -> tuple[dict[str, fit_lib.Fitted], list[str]]:
+  """Reads the weights and makes them fit the model; none stays on a device.
+
+  Args:
+    section: config.init.
+    shapes: the parameters of the run, as shapes.
+    spec: see `begin`.
+
+  Returns:
+    Part -> its arrays, and notes on inputs that were prepared differently.
+
+  Raises:
+    UserError: something cannot be read or does not fit.
+  """
+  parts = {name: Part(**options) for name, options in section.items()}
+  sources = {
+      path: weights_lib.read(path)
+      for path in dict.fromkeys(p.path for p in parts.values())
+  }
+  fitted, notes = {}, []
+  for name, part in parts.items():
+    given = sources[part.path]
+    _check_has(name, given.params, part.path)
+    _check_has(name, shapes, "the model")
+    fitted[name] = fit_lib.fit(
+        _nested(name, given.params),
+        _nested(name, shapes),
+        part.dont_load,
+        source=part.path,
+        part=name,
+    )
+    if name == "txt" and "Embed_0/embedding" in fitted[name].arrays:
+      _check_tokenizer(given, spec, part.path)
+      notes += _note_on_tokenizer(given.params, spec, part.path)
+    notes += _notes(name, given, spec, part.path)
+  return fitted, notes
+
+
+def put(params: Mapping, fitted: Mapping[str, fit_lib.Fitted]) -> dict:
+  """Parameters with the fitted arrays in the shards of those they replace.
+
+  Each old array is freed before the new one is made, so that a large tower is
+  never there twice. Each process hands over only what its devices hold.
+  """
+  flat = tree.flatten(params)
+  for part, found in fitted.items():
+    for name, array in found.arrays.items():
+      key = name if name == part else f"{part}/{name}"
+      sharding = flat[key].sharding
+      flat[key].delete()
+      flat[key] = jax.make_array_from_callback(
+          array.shape, sharding, lambda index, x=array: x[index]
+      )
+  return tree.unflatten(flat)
+
+
+def _nested(part: str, params: Mapping) -> Mapping:
+  """A part as a dict, also where it is a single array."""
+  value = params[part]
+  return value if isinstance(value, Mapping) else {part: value}
+
+
+def _check_has(part: str, params: Mapping, what: str) -> None:
+  if part not in params:
+    raise UserError(
+        f"config.init.{part}: {what} has no {part!r}; it has"
+        f" {', '.join(sorted(params))}."
+    )
+
+
+def _notes(part: str, given: weights_lib.Weights, spec: Mapping, path: str):
+  """Where inputs are prepared otherwise than the weights are used to."""
+  kind = {"img": "image", "txt": "text"}.get(part)
+  there = kind and getattr(given, kind)
+  if not kind or there is None:
+    return []
+  if meaning(there) == meaning(spec[kind]):
+    return []
+  return [
+      f"{part}: {path} is used to {kind}s prepared by {there}; here it is"
+      f" {spec[kind]}"
+  ]
+
+
+def _warn_of_locked_noise(section: Mapping, run: Run) -> None:
+  for part in ("img", "txt"):
+    names = [
+        n for n in tree.flatten(run.state_shapes.params) if n.startswith(part)
+    ]
+    if names and part not in section and run.optimizer.frozen.issuperset(names):
+      logging.warning(
+          "config.optim.schedule locks all of %s at random values: give"
+          " config.init.%s a path.",
+          part,
+          part,
+      )
+
+
+def _check_tokenizer(given: weights_lib.Weights, spec: Mapping, path: str):
+  """Ids of another tokenizer would meet the wrong rows without a word."""
+  there, here = given.tokenizer_digest, spec["tokenizer_digest"]
+  if there is not None and there != here:
+    raise UserError(
+        f"config.init.txt: {path} was trained with another tokenizer (sha256"
+        f" {there[:12]}..., here {here[:12]}...). Use its tokenizer.model, or"
+        ' leave out the token embedding: dont_load=["Embed_0/.*"].'
+    )
+
+
+def _note_on_tokenizer(params: Mapping, spec: Mapping, path: str) -> list[str]:
+  """Where weights of a released model's sizes meet other pieces of text."""
+  variant = zoo.identify(params)
+  wanted, here = variant and variant.tokenizer_sha256, spec["tokenizer_digest"]
+  if not variant or wanted in (None, here):
+    return []
+  return [
+      f"txt: {path} has the sizes of {variant.name}, whose tokenizer"
+      f" {variant.tokenizer} has sha256 {wanted[:12]}...; here it is"
+      f" {here[:12]}..."
+  ]

@@ -12,8 +12,8 @@ import numpy as np
 import scipy.ndimage
 
 from siglip_jax import tree
-from siglip_jax.convert import layouts
 from siglip_jax.errors import UserError
+from siglip_jax.weights import layouts
 
 _BLOCK = re.compile(r".*\bencoderblock(?:_(\d+))?/.*")
 

@@ -7,7 +7,7 @@ import inspect
 
 import jax
 
-from siglip_jax import sections
+from siglip_jax.config import schema
 from siglip_jax.errors import UserError
 from siglip_jax.losses import negatives
 from siglip_jax.losses.negatives import masked_sigmoid_loss
@@ -71,7 +71,7 @@ def make(
     raise UserError(
         f"config.loss.dtype must be None, float32 or bfloat16; got {dtype!r}."
     )
-  sections.check("config.loss", options, loss, passed=("mesh", "axis"))
+  schema.check("config.loss", options, loss, passed=("mesh", "axis"))
   parameters = inspect.signature(loss).parameters
   shared = {"mesh": mesh, "axis": axes}
   shared = {k: v for k, v in shared.items() if k in parameters}

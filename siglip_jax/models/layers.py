@@ -11,9 +11,9 @@ from jaxtyping import Array
 from jaxtyping import Float
 
 from siglip_jax.errors import UserError
-from siglip_jax.models import attention_xla
+from siglip_jax.models import attention as attention_lib
 from siglip_jax.models import dense
-from siglip_jax.models import fused_attention
+from siglip_jax.models.attention import xla
 
 Dtype = dense.Dtype
 _REMAT = {
@@ -69,9 +69,9 @@ class MultiHeadDotProductAttention(nn.Module):
 
   def _by_xla(self):
     # The device is not asked for before there is one, as in `_is_fused`.
-    if self.is_initializing() or fused_attention.platform() != "cpu":
-      return attention_xla.tokens_first
-    return attention_xla.heads_first
+    if self.is_initializing() or attention_lib.platform() != "cpu":
+      return xla.tokens_first
+    return xla.heads_first
 
   def _fused(self, x, projections):
     (wq, bq), (wk, bk), (wv, bv) = (
@@ -79,24 +79,24 @@ class MultiHeadDotProductAttention(nn.Module):
     )
     qkv = dense.apply(
         x,
-        fused_attention.join(wq, wk, wv, self.num_heads),
-        fused_attention.join(bq, bk, bv, self.num_heads),
+        attention_lib.join(wq, wk, wv, self.num_heads),
+        attention_lib.join(bq, bk, bv, self.num_heads),
         self.dtype,
     )
-    out = fused_attention.fused_attention(
+    out = attention_lib.fused_attention(
         checkpoint_name(qkv, "qkv"),
         num_heads=self.num_heads,
-        interpret=not fused_attention.on_tpu(),
+        interpret=not attention_lib.on_tpu(),
     )
     return out
 
 
 def _is_fused(module, x) -> bool:
   """Whether a module's attention over x is the kernel's."""
-  fused_attention.check(module.attention)
+  attention_lib.check(module.attention)
   # Parameters have the same shapes in any case, and are asked for before there
   # are devices, whose kind "auto" depends on.
-  return not module.is_initializing() and fused_attention.is_chosen(
+  return not module.is_initializing() and attention_lib.is_chosen(
       module.attention, x, module.num_heads
   )
 
@@ -140,7 +140,7 @@ class EncoderBlock(nn.Module):
   def __call__(self, x: Float[Array, "B L D"], _=None):
     """The block's output, and nothing for the scan to collect."""
     if _is_fused(self, x):
-      x = fused_attention.row_major(x)
+      x = attention_lib.row_major(x)
     y = kv = layer_norm(self.dtype)(x)
     if self.only is not None:
       x, y = x[:, self.only, None], y[:, self.only, None]

@@ -1,0 +1,217 @@
+"""All checks of a config that need neither data nor a device."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from siglip_jax import init
+from siglip_jax import losses
+from siglip_jax import optim
+from siglip_jax import profiling
+from siglip_jax import sharding
+from siglip_jax import tree
+from siglip_jax.config import schema
+from siglip_jax.config import strings
+from siglip_jax.config.sources import DATA
+from siglip_jax.config.sources import LOADER
+from siglip_jax.data import sources
+from siglip_jax.errors import UserError
+from siglip_jax.evals import EVALUATORS
+from siglip_jax.models.text import TextTransformer
+from siglip_jax.models.two_towers import TwoTowers
+from siglip_jax.models.vit import VIT
+from siglip_jax.multihost import watchdog
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """All checks that need neither data nor a device.
+
+  Raises:
+    UserError: the first thing found wrong, and how to mend it.
+  """
+  c = config.to_dict()
+  known = schema.TOP_LEVEL | schema.OPTIONAL
+  schema.check_keys("config", c, known, required=schema.TOP_LEVEL)
+  for key in "total_steps batch_size image_size text_len log_steps".split():
+    _at_least(1, f"config.{key}", c[key])
+  _at_least(0, "config.seed", c["seed"])
+  _at_least(0, "config.microbatch", c["microbatch"])
+  size, part = c["batch_size"], c["microbatch"]
+  if part and size % part:
+    raise UserError(
+        "config.microbatch must be 0 (off) or divide config.batch_size ="
+        f" {size}; got {part}: the nearest batches that it divides are"
+        f" {size // part * part} and {-(-size // part) * part}."
+    )
+  _check_data(c["data"])
+  schema.check_keys(
+      "config.preprocess",
+      c["preprocess"],
+      _PREPROCESS | {"variant": str},
+      required=_PREPROCESS,
+  )
+  strings.check(c)
+  schema.check("config.mesh", c["mesh"], sharding.make_mesh)
+  _check_rules("config.sharding", c["sharding"])
+  schema.check("config.optim", c["optim"], optim.make)
+  for key in ("schedule", "lr_mults", "wd_mults"):
+    _check_rules(f"config.optim.{key}", c["optim"].get(key, ()))
+  _check_loss(c["loss"])
+  schema.check_keys("config.ckpt", c["ckpt"], _CKPT)
+  for key in _CKPT:
+    _at_least(1, f"config.ckpt.{key}", c["ckpt"][key])
+  _check_process(c)
+  for name, section in c["evals"].items():
+    _check_eval(f"config.evals.{name}", section)
+  if "init" in c:
+    init.check(c["init"])
+  params = _check_model(c)
+  _check_embedded(c)
+  _check_rules_fit(c, params)
+
+
+_PREPROCESS = {"image": str, "text": str}
+_CKPT = {"save_steps": int, "keep": int}
+
+
+def process_options(config: ml_collections.ConfigDict, name: str) -> dict:
+  """A section that a config may leave out: `watchdog` or `profile`."""
+  return config[name].to_dict() if name in config else {}
+
+
+def _at_least(low: int, name: str, value: int) -> None:
+  if value < low:
+    kind = "a positive integer" if low else "a whole number from 0 up"
+    raise UserError(f"{name} must be {kind}; got {value}.")
+
+
+def _check_data(data: Mapping[str, Any]) -> None:
+  own = {k: v for k, v in data.items() if k in DATA | LOADER}
+  rest = {k: v for k, v in data.items() if k not in own}
+  schema.check("config.data", rest, sources.make)
+  schema.check_keys("config.data", own, DATA | LOADER, required=DATA)
+  for key in own.keys() & LOADER.keys():
+    _at_least(0, f"config.data.{key}", own[key])
+  if not 0 <= own["max_replaced_share"] <= 1:
+    raise UserError(
+        "config.data.max_replaced_share must be in [0, 1]; got"
+        f" {own['max_replaced_share']}."
+    )
+
+
+def _check_process(c: Mapping[str, Any]) -> None:
+  if "watchdog" in c:
+    schema.check("config.watchdog", c["watchdog"], watchdog.Limits)
+    for key, value in c["watchdog"].items():
+      if value <= 0:
+        raise UserError(
+            f"config.watchdog.{key} must be a positive number of seconds; got"
+            f" {value}."
+        )
+  if "profile" in c:
+    schema.check(
+        "config.profile",
+        c["profile"],
+        profiling.Profiler,
+        passed=("workdir",),
+    )
+    for step in c["profile"].get("steps", ()):
+      if not isinstance(step, int) or step < 1:
+        raise UserError(
+            "config.profile.steps must be steps to trace, whole numbers from 1"
+            f" up; got {step!r}."
+        )
+
+
+def _check_rules(name: str, rules: Sequence) -> None:
+  for rule in rules:
+    pair = isinstance(rule, list | tuple) and len(rule) == 2
+    if not pair or not isinstance(rule[0], str):
+      raise UserError(
+          f"{name} must be a list of pairs (regular expression over parameter"
+          f" names, value); got {rule!r}."
+      )
+
+
+def _check_loss(section: Mapping[str, Any]) -> None:
+  known = {
+      n.removesuffix("_loss"): getattr(losses, n)
+      for n in losses.__all__
+      if n.endswith("_loss")
+  }
+  name = section.get("name")
+  if name not in known:
+    raise UserError(
+        f"config.loss.name must be one of {', '.join(known)}; got {name!r}."
+    )
+  schema.check(
+      "config.loss", section, losses.make, known[name], passed=("mesh", "axis")
+  )
+
+
+def _check_eval(name: str, section: Mapping[str, Any]) -> None:
+  kind = section.get("type")
+  if kind not in EVALUATORS:
+    raise UserError(
+        f"{name}.type must be one of {', '.join(sorted(EVALUATORS))}; got"
+        f" {kind!r}."
+    )
+  own = {k: v for k, v in section.items() if k in ("type", "every_steps")}
+  schema.check_keys(name, own, {"type": str, "every_steps": int})
+  _at_least(1, f"{name}.every_steps", section["every_steps"])
+  rest = {k: v for k, v in section.items() if k not in own}
+  schema.check(name, rest, EVALUATORS[kind], sources.make)
+
+
+def _check_model(c: Mapping[str, Any]) -> dict:
+  """The shapes of all parameters, which takes all of the model's own checks."""
+  model, side = c["model"], c["image_size"]
+  schema.check("config.model", model, TwoTowers)
+  for tower, module in (("image", VIT), ("text", TextTransformer)):
+    schema.check(
+        f"config.model.{tower}",
+        {k: v for k, v in model[tower].items() if k != "variant"},
+        module,
+        passed=("parent", "name"),
+        complete="variant" not in model[tower],
+    )
+    for key in ("patch", "num_heads", "width", "mlp_dim", "vocab_size"):
+      _at_least(1, f"config.model.{tower}.{key}", model[tower].get(key, 1))
+    _at_least(0, f"config.model.{tower}.depth", model[tower].get("depth", 1))
+  # With an image tower in any case: it is what embeddings must come from.
+  towers = TwoTowers(**model | {"embedded": False})
+  try:
+    return towers.shapes((side, side, 3), c["text_len"])
+  except UserError:
+    raise
+  # Whatever a wrong value meets first, deep inside.
+  except (TypeError, ValueError, LookupError, AttributeError) as e:
+    raise UserError(
+        f"config.model cannot be built: {str(e).splitlines()[0]}."
+    ) from None
+
+
+def _check_rules_fit(c: Mapping[str, Any], params: Mapping) -> None:
+  """Each rule decides a parameter, and each parameter meets a rule."""
+  if TwoTowers(**c["model"]).embedded:  # then there is no image tower
+    params = {part: p for part, p in params.items() if part != "img"}
+  tree.assign(c["sharding"], tree.flatten(params), what="config.sharding")
+  # In epochs of one example, for the data are not known: no duration is longer.
+  optim.make(params, c["total_steps"], c["batch_size"], 1, **c["optim"])
+
+
+def _check_embedded(c: Mapping[str, Any]) -> None:
+  """Without an image tower, pictures are embeddings everywhere, and only so."""
+  embedded = TwoTowers(**c["model"]).embedded
+  given = {"config.data": c["data"]}
+  given |= {f"config.evals.{name}": s for name, s in c["evals"].items()}
+  for name, section in given.items():
+    if bool(section.get("embeddings")) != embedded:
+      raise UserError(
+          f"{name} must name a folder of `embeddings` (which"
+          " siglip_jax.embed writes) if config.model.embedded is True, as there"
+          f" is no image tower then, and only if; got {embedded} and"
+          f" embeddings={section.get('embeddings')!r}."
+      )

@@ -1,0 +1,119 @@
+"""A config section is the keyword arguments of one constructor.
+
+The constructor itself says which: those of a function after its `*`, for the
+others are what the run passes; all of a class.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import difflib
+import inspect
+import math
+import types
+from typing import Any
+from typing import Union
+from typing import get_args
+from typing import get_origin
+from typing import get_type_hints
+
+from siglip_jax.errors import UserError
+
+_NUMBERS = (
+    "seed total_steps batch_size microbatch image_size text_len log_steps"
+).split()
+_SECTIONS = "data preprocess model loss optim mesh evals ckpt".split()
+TOP_LEVEL = (
+    dict.fromkeys(_NUMBERS, int)
+    | dict.fromkeys(_SECTIONS, Mapping)
+    | {"sharding": Sequence}
+)
+OPTIONAL = {"init": Mapping, "watchdog": Mapping, "profile": Mapping}
+
+
+def check(
+    name: str,
+    section: Mapping[str, Any],
+    *constructors: Callable[..., Any],
+    passed: Iterable[str] = (),
+    complete: bool = True,
+) -> None:
+  """Checks the keys of a section and the types of its values.
+
+  Args:
+    name: of the section, for messages.
+    section: as in the config.
+    *constructors: what the section is for; several share it.
+    passed: keyword arguments that the run passes itself.
+    complete: whether arguments without a default must be there.
+
+  Raises:
+    UserError: an unknown key, a missing one, or a value of another type.
+  """
+  known, required = {}, []
+  for constructor in constructors:
+    hints = get_type_hints(constructor)
+    for p in inspect.signature(constructor).parameters.values():
+      ours = p.kind is p.KEYWORD_ONLY or isinstance(constructor, type)
+      if ours and p.name not in passed:
+        known[p.name] = hints.get(p.name, Any)
+        if complete and p.default is p.empty:
+          required.append(p.name)
+  check_keys(name, section, known, required)
+
+
+def check_keys(
+    name: str,
+    section: Mapping[str, Any],
+    known: Mapping[str, Any],
+    required: Iterable[str] | None = None,
+) -> None:
+  """As `check`, for keys and type hints in a dict; all required by default."""
+  for key, value in section.items():
+    if key not in known:
+      raise UserError(f"{name} has no {key!r}; {suggest(key, known)}")
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f"{name}.{key} must be a finite number; got {value}.")
+    if not _fits(value, known[key]):
+      raise UserError(
+          f"{name}.{key} must be of type {_named(known[key])}; got {value!r}."
+      )
+  for key in known if required is None else required:
+    if key not in section:
+      raise UserError(f"{name}.{key} is missing; the config must set it.")
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+  """The rest of a sentence that said that `word` is not known."""
+  known = list(map(str, known))
+  close = difflib.get_close_matches(word, known, n=1)
+  if close:
+    return f"did you mean {close[0]!r}?"
+  return f"known are {', '.join(known)}."
+
+
+def _fits(value: Any, hint: Any) -> bool:
+  """Whether a value is of a type; of containers only the outside is seen."""
+  kinds = [get_origin(h) or h for h in _alternatives(hint)]
+  if Any in kinds:
+    return True
+  for narrow in (bool, str):  # an int and a sequence, which nobody means
+    if isinstance(value, narrow):
+      return narrow in kinds
+  if isinstance(value, int) and float in kinds:
+    return True
+  return isinstance(value, tuple(kinds))
+
+
+def _alternatives(hint: Any) -> tuple:
+  union = isinstance(hint, types.UnionType) or get_origin(hint) is Union
+  return get_args(hint) if union else (hint,)
+
+
+def _named(hint: Any) -> str:
+  names = [
+      getattr(get_origin(h) or h, "__name__", str(h))
+      for h in _alternatives(hint)
+  ]
+  return " or ".join(n.replace("NoneType", "None") for n in names)

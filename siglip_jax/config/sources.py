@@ -1,0 +1,25 @@
+"""The training data of a config: its source, and how the source is read."""
+
+import ml_collections
+
+from siglip_jax.data import sources
+
+# Keys of config.data that do not name the data; the others go to
+# `sources.make`.
+DATA = {"pp": str, "max_replaced_share": float}
+LOADER = {"num_threads": int, "num_workers": int, "cache_mb": int}
+
+
+def train_source(config: ml_collections.ConfigDict) -> sources.Source:
+  """The source of config.data."""
+  return sources.make(**{k: config.data[k] for k in source_keys(config)})
+
+
+def source_keys(config: ml_collections.ConfigDict) -> list[str]:
+  """The keys of config.data that say which data, for `sources.make`."""
+  return [k for k in config.data if k not in DATA | LOADER]
+
+
+def loader_options(config: ml_collections.ConfigDict) -> dict:
+  """The part of config.data that goes to the pipeline."""
+  return {k: config.data[k] for k in LOADER if k in config.data}

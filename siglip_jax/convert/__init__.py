@@ -1,1 +1,0 @@
-"""Weights in and out: big_vision's .npz and transformers' folders."""

@@ -1,0 +1,180 @@
+"""python -m siglip_jax.demo --model=WORKDIR [--pictures=FOLDER].
+
+A web page on this machine alone: drop a picture and type labels, or search a
+folder of pictures by text. It needs no network, asks nothing of it, and tells
+it nothing. Needs `pip install siglip_jax[demo]`.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import importlib.util
+import os
+import re
+from typing import Any
+
+from absl import flags
+
+from siglip_jax import cli
+from siglip_jax.demo import album as album_lib
+from siglip_jax.errors import UserError
+from siglip_jax.inference import flags as model_flags
+from siglip_jax.inference.model import SigLIP
+
+HOST = "127.0.0.1"
+_SHOWN = 12  # pictures found
+
+_PICTURES = flags.DEFINE_string(
+    "pictures", None, "Folder of pictures to search by text."
+)
+_PORT = flags.DEFINE_integer(
+    "port", 7860, "Port of the page.", lower_bound=1, upper_bound=2**16 - 1
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Serves the page until it is interrupted."""
+  del argv
+  _check_gradio()
+  model = model_flags.load()
+  album = album_lib.make(model, _PICTURES.value) if _PICTURES.value else None
+  gradio = _gradio()
+  page = make_page(gradio, model, album)
+  allowed = [_PICTURES.value] if _PICTURES.value else []
+  serve(gradio, page, port=_PORT.value, allowed=allowed)
+  print(f"http://{HOST}:{_PORT.value}", flush=True)
+  page.block_thread()
+
+
+def split_labels(text: str) -> list[str]:
+  """Labels between commas or lines, each once, in order."""
+  return list(
+      dict.fromkeys(s.strip() for s in re.split(r"[,\n]", text) if s.strip())
+  )
+
+
+def make_page(gradio: Any, model: SigLIP, album: album_lib.Album | None):
+  """The page: a tab for labels and, with an album, one for searching it."""
+
+  def classify(picture: str | None, labels: str, template: str):
+    if picture is None:
+      raise UserError("Drop a picture first.")
+    names = split_labels(labels)
+    found = model.classify([picture], names, templates=[template or "{}"])
+    return dict(zip(names, map(float, found[0]), strict=True))
+
+  def search(text: str):
+    assert album is not None, "no tab without"
+    if not text.strip():
+      raise UserError("Type what to look for.")
+    return [(str(p), f"{x:.1%}") for p, x in album.search(text.strip(), _SHOWN)]
+
+  with gradio.Blocks(title="siglip_jax", analytics_enabled=False) as page:
+    with gradio.Tab("Labels"):
+      _labels_tab(gradio, _told(gradio, classify))
+    if album is not None:
+      with gradio.Tab(f"Search {len(album.paths)} pictures"):
+        _search_tab(gradio, _told(gradio, search))
+  return page
+
+
+def serve(gradio: Any, page: Any, *, port: int, allowed: list[str]) -> None:
+  """Starts the page in the background, on this machine's own address.
+
+  Raises:
+    UserError: the port is taken.
+  """
+  try:
+    page.launch(
+        server_name=HOST,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        allowed_paths=allowed,
+        footer_links=[],
+        ssr_mode=False,
+        # The themes' own fonts come from elsewhere.
+        theme=gradio.themes.Base(
+            font=["system-ui", "sans-serif"], font_mono=["monospace"]
+        ),
+    )
+  except OSError:
+    raise UserError(
+        f"Port {port} of {HOST} is taken: give another with --port."
+    ) from None
+
+
+def _labels_tab(gradio: Any, classify: Callable) -> None:
+  with gradio.Row():
+    with gradio.Column():
+      picture = gradio.Image(
+          label="Picture",
+          type="filepath",
+          image_mode=None,  # the file as it is: the model's decoder reads it
+          sources=["upload", "clipboard"],
+          height=320,
+      )
+      # Its own way opens the file to look, and fails with no word on the page.
+      picture.preprocess = lambda data: data.path if data else None
+      labels = gradio.Textbox(
+          label="Labels, with commas between them",
+          value="cat, dog, car",
+          elem_id="labels",
+      )
+      template = gradio.Textbox(
+          label="Prompt: {} stands for the label", value="{}"
+      )
+      button = gradio.Button("Classify", variant="primary")
+    found = gradio.Label(
+        label="Probability, each on its own",
+        elem_id="found",
+    )
+  inputs = [picture, labels, template]
+  button.click(classify, inputs, found)
+  labels.submit(classify, inputs, found)
+
+
+def _search_tab(gradio: Any, search: Callable) -> None:
+  text = gradio.Textbox(label="Text", elem_id="text")
+  button = gradio.Button("Search", variant="primary")
+  found = gradio.Gallery(
+      label="Best first",
+      columns=6,
+      object_fit="contain",
+      height="auto",
+      elem_id="gallery",
+  )
+  button.click(search, text, found)
+  text.submit(search, text, found)
+
+
+def _told(gradio: Any, function: Callable) -> Callable:
+  """`function`, whose UserErrors are shown on the page."""
+
+  def told(*args):
+    try:
+      return function(*args)
+    except UserError as e:
+      raise gradio.Error(str(e), print_exception=False) from None
+
+  return told
+
+
+def _gradio() -> Any:
+  """The library, told at import to send nothing anywhere."""
+  os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+  os.environ["HF_HUB_OFFLINE"] = "1"
+  os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+  import gradio  # pylint: disable=g-import-not-at-top
+
+  return gradio
+
+
+def _check_gradio() -> None:
+  """Before the model is loaded; importing it takes seconds."""
+  if importlib.util.find_spec("gradio") is None:
+    raise UserError("The page needs Gradio: pip install 'siglip_jax[demo]'.")
+
+
+if __name__ == "__main__":
+  cli.run(main)

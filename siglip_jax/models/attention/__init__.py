@@ -1,0 +1,190 @@
+"""Attention of short sequences as a Pallas TPU kernel: no map reaches HBM.
+
+A head's whole map fits in VMEM many times over, so the kernels read queries,
+keys and values once, write the output once, and save nothing for the backward
+pass, which makes the map again. Arrays are (B, L, N*H), as the projections
+make them: heads are lanes of one row, told apart in VMEM.
+
+Maps are held with keys on sublanes and queries on lanes. Maxima and sums over
+keys are then elementwise, and four of the five matmuls of the backward pass
+need no transpose.
+"""
+
+import functools
+import math
+
+import jax
+from jax.experimental.layout import Layout
+from jax.experimental.layout import with_layout_constraint
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+from jaxtyping import Float
+
+from siglip_jax.errors import UserError
+from siglip_jax.models.attention import blocks as blocks
+from siglip_jax.models.attention import calls as calls
+from siglip_jax.sharding import BATCH_AXES
+
+# MiB of a core; the compiler refuses more. Kinds not listed get the least.
+_VMEM = {"TPU v5": 64, "TPU v5 lite": 128, "TPU v6 lite": 128}
+_UNSUPPORTED = ("TPU v2", "TPU v3")  # Mosaic does not compile the kernels
+
+
+def fused_attention(
+    qkv: Float[Array, "B L E"], *, num_heads: int, interpret: bool = False
+) -> Float[Array, "B L D"]:
+  """softmax(query key^T) value for each head, E = 3 D, D = num_heads * H.
+
+  Softmax and sums are float32, matmuls of the input's dtype. Under a mesh
+  (`jax.sharding.use_abstract_mesh` or `jax.set_mesh`) the batch stays split
+  over data and fsdp, and heads over tensor.
+
+  Args:
+    qkv: queries, keys and values side by side, as `join` makes projections.
+    num_heads: must divide D.
+    interpret: run on any device, slowly, for tests.
+
+  Raises:
+    UserError: the sequence does not fit in VMEM, or the TPU is a v2 or v3.
+  """
+  if _kind() in _UNSUPPORTED:
+    raise UserError(
+        f"Fused attention does not compile for {_kind()}: use attention='xla'."
+    )
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+  auto = [a for a in axes if axes[a] != jax.sharding.AxisType.Manual]
+  parts = _head_parts(num_heads)
+  local = functools.partial(
+      _attention,
+      num_heads=num_heads // parts,
+      device=_device(interpret),
+  )
+  if not auto:
+    return local(qkv)
+  batch = tuple(a for a in BATCH_AXES if a in auto)
+  spec = P(batch, None, "tensor" if parts > 1 else None)
+  # Kernels are opaque to the partitioner, and their outputs' replication is
+  # not tracked.
+  return jax.shard_map(
+      local,
+      mesh=mesh,
+      in_specs=spec,
+      out_specs=spec,
+      axis_names=set(auto),
+      check_vma=False,
+  )(qkv)
+
+
+def join(
+    query: Float[Array, "... D"],
+    key: Float[Array, "... D"],
+    value: Float[Array, "... D"],
+    num_heads: int,
+) -> Float[Array, "... E"]:
+  """The weights, or biases, of three projections as those of one.
+
+  Its output is what `fused_attention` takes: one matmul reads its input once.
+  Queries are scaled here, by 1 / sqrt(H) and to base 2: in float32, on weights
+  that are rounded anyway, it costs no rounding of its own. Where a mesh splits
+  heads over tensor, each device has its queries, keys and values side by side.
+  """
+  scale = (query.shape[-1] // num_heads) ** -0.5 / math.log(2)
+  parts = _head_parts(num_heads)
+  cut = [
+      x.reshape(*x.shape[:-1], parts, -1) for x in (scale * query, key, value)
+  ]
+  return jnp.concatenate(cut, axis=-1).reshape(*query.shape[:-1], -1)
+
+
+def _head_parts(num_heads: int) -> int:
+  """Over how many devices the heads are split."""
+  tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+  return tensor if num_heads % tensor == 0 else 1
+
+
+def check(attention: str) -> None:
+  """Raises UserError unless it is "auto", "xla" or "fused"."""
+  if attention not in ("auto", "xla", "fused"):
+    raise UserError(f"attention must be auto, xla or fused; got {attention!r}.")
+
+
+def is_chosen(attention: str, x: Float[Array, "B L D"], num_heads: int) -> bool:
+  """Whether `attention` means these kernels here, over x.
+
+  "auto" does on TPUs, where both kernels find room in VMEM: on v4, up to some
+  1,500 tokens of any width.
+  """
+  if attention != "auto":
+    return attention == "fused"
+  return on_tpu() and _kind() not in _UNSUPPORTED and _fits(x, num_heads)
+
+
+def row_major(x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+  """x in the layout the kernels read; its gradient, too.
+
+  Left alone, XLA:TPU lays a residual stream out with the batch innermost and
+  copies it around every kernel.
+  """
+  if not on_tpu():
+    return x
+  return with_layout_constraint(x, Layout((0, 1, 2)))
+
+
+def platform() -> str:
+  """Of what is being traced: "cpu", "gpu" or "tpu".
+
+  The mesh in context knows, also where no TPU is; else the default device.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.abstract_device is None:
+    return jax.default_backend()
+  return mesh.abstract_device.platform
+
+
+def on_tpu() -> bool:
+  """Whether what is being traced will run on a TPU."""
+  return platform() == "tpu"
+
+
+def _fits(x: Array, num_heads: int) -> bool:
+  vmem = _device().vmem
+  try:
+    for backward in (False, True):
+      blocks.choose(x.shape, x.dtype, num_heads, vmem, backward=backward)
+  except UserError:
+    return False
+  return True
+
+
+def _kind() -> str:
+  """The device's, as the mesh in context knows it, or an empty string."""
+  mesh = jax.sharding.get_abstract_mesh()
+  device = None if mesh.empty else mesh.abstract_device
+  return device.device_kind if device else ""
+
+
+def _device(interpret: bool = False) -> calls.Device:
+  kind = _kind()
+  return calls.Device(
+      vmem=_VMEM.get(kind, 16),
+      mxu=256 if kind.startswith("TPU v6") else 128,
+      interpret=interpret,
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _attention(qkv, num_heads, device):
+  return _forward(qkv, num_heads, device)[0]
+
+
+def _forward(qkv, num_heads, device):
+  return calls.forward(qkv, num_heads, device), qkv
+
+
+def _backward(num_heads, device, qkv, d_out):
+  return (calls.backward(qkv, d_out, num_heads, device),)
+
+
+_attention.defvjp(_forward, _backward)

@@ -1,0 +1,1 @@
+"""Plans of a run on any TPU slice, made without a TPU."""

@@ -1,0 +1,215 @@
+"""Plans a run on a TPU slice, with no TPU.
+
+  python -m siglip_jax.plan --config=configs/b16_4k.py --topology=v4:2x2x1
+
+compiles the run's own train step with the TPU compiler (`pip install -e
+'.[plan]'`) and prints what it needs. `--search` looks for the fastest settings
+that fit, `--json` prints one object for machines.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+import time
+
+from absl import flags
+from absl import logging
+import jax
+import ml_collections
+from ml_collections import config_flags
+from rich import console as rich_console
+from rich import table as rich_table
+
+from siglip_jax import cli
+from siglip_jax.config import check as config_check
+from siglip_jax.errors import UserError
+from siglip_jax.plan import estimate
+from siglip_jax.plan import hlo
+from siglip_jax.plan import search
+from siglip_jax.plan import topology
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "configs/NAME.py[:arg=value,...]", lock_config=True
+)
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", "v4:2x2x1", "The slice: v3, v4, v5e, v5p or v6e, and its shape."
+)
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON object.")
+_SEARCH = flags.DEFINE_bool(
+    "search", False, "Find the fastest microbatch, remat and fsdp that fit."
+)
+
+_log = rich_console.Console(stderr=True, highlight=False)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Plans; the status is 0 if the run fits and 1 if it does not."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  if _CONFIG.value is None:
+    raise UserError("--config=configs/NAME.py is needed.")
+  # Compiling needs no device, and looking for a TPU would take minutes.
+  jax.config.update("jax_platforms", "cpu")
+  config = _CONFIG.value
+  config_check.validate(config)
+  where = topology.get(_TOPOLOGY.value)
+  if _SEARCH.value:
+    plans = search.search(config, lambda c: plan(c, where))
+    best = search.fastest(plans)
+  else:
+    plans = []
+    best = plan(config, where)
+  if _JSON.value:
+    print(json.dumps(dataclasses.asdict(best)))
+  else:
+    out = rich_console.Console(highlight=False)
+    if plans:
+      out.print(_tried(plans, best))
+    _show(best, out)
+  return 0 if best.fits else 1
+
+
+def plan(
+    config: ml_collections.ConfigDict, where: topology.Slice
+) -> estimate.Plan:
+  """A plan, from the cache if the same program was planned before."""
+  name = (
+      f"batch {config.batch_size}, microbatch {config.microbatch}, remat"
+      f" {config.model.remat}, {where.name}"
+  )
+  with _working(f"Lowering {name}"):
+    run, lowered = estimate.lower(config, where)
+    text = lowered.as_text()
+  return _cached(
+      f"{text}{where.name}{config.total_steps}",
+      lambda: _compile(name, run, lowered, where),
+  )
+
+
+def _compile(name, run, lowered, where) -> estimate.Plan:
+  begin = time.monotonic()
+  with _working(f"Compiling {name}: minutes"):
+    found = estimate.compile_plan(run, lowered, where)
+  _log.print(
+      f"Compiled {name} in {time.monotonic() - begin:.0f} s: "
+      + (
+          f"{found.step_seconds_estimate:.3f} s a step"
+          if found.fits
+          else "does not fit"
+      ),
+      soft_wrap=True,
+  )
+  return found
+
+
+def _working(what: str):
+  """A clock on a terminal, one line elsewhere."""
+  if not _log.is_terminal:
+    _log.print(what, soft_wrap=True)
+  return _log.status(what)
+
+
+def _cached(content: str, make: Callable[[], estimate.Plan]) -> estimate.Plan:
+  """`make`, unless it was made of the same content by the same code."""
+  code = b"".join(
+      Path(str(m.__file__)).read_bytes() for m in (estimate, hlo, topology)
+  )
+  key = hashlib.sha256(
+      content.encode() + code + repr(estimate.versions()).encode()
+  )
+  root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+  path = Path(root) / "siglip_jax" / "plans" / f"{key.hexdigest()}.json"
+  try:
+    return estimate.Plan(**json.loads(path.read_text()))
+  except (OSError, ValueError, TypeError):
+    pass  # not there, or damaged: it is made anew
+  found = make()
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(dataclasses.asdict(found)))
+    part.replace(path)
+  except OSError as e:
+    _log.print(f"The plan is not kept for next time: {e}")
+  return found
+
+
+def _show(best: estimate.Plan, out: rich_console.Console) -> None:
+  table = rich_table.Table(
+      title=f"{best.topology}, {best.chips} chips, compiled without them",
+      title_justify="left",
+      show_header=False,
+  )
+  row = lambda name, value: table.add_row(name, str(value))
+  row("batch", f"{best.global_batch:,} (microbatch {best.microbatch or 'off'})")
+  row("remat, mesh", f"{best.remat}, {best.mesh}")
+  over = best.peak_hbm_bytes - best.hbm_bytes
+  row(
+      "fits",
+      "yes" if best.fits else f"no: {_gib(over)} too much for each device",
+  )
+  row("peak HBM", f"{_gib(best.peak_hbm_bytes)} of {_gib(best.hbm_bytes)}")
+  for name, size in best.parts.items():
+    row(f"  {name}", _gib(size))
+  if best.fits:
+    assert best.step_seconds_estimate and best.examples_per_second_estimate
+    row("step", f"{best.step_seconds_estimate:.3f} s (estimate)")
+    row("  compiled ops", f"{best.compiled_seconds:.3f} s, compiler's cycles")
+    if best.kernels:
+      row("  kernels", f"{best.kernel_seconds:.3f} s, by arithmetic:")
+    for kernel in _by_name(best.kernels):
+      row("", kernel)
+    row("examples/s", f"{best.examples_per_second_estimate:,.0f} (estimate)")
+    row("model FLOP utilisation", f"{best.model_flop_utilisation:.1%}")
+    row("all steps", f"{best.days_to_finish_estimate:.1f} days (estimate)")
+    for name, traffic in best.collectives.items():
+      row(f"{name}", f"{traffic['count']} a step, {_gib(traffic['bytes'])}")
+  out.print(table)
+  if not best.fits:
+    out.print("What would help, the cheapest first:")
+    for line in estimate.advice(best):
+      out.print(f"- {line}")
+
+
+def _by_name(kernels: Sequence[dict]) -> list[str]:
+  """A line for each kind of kernel, both times added up."""
+  sums: dict[str, dict] = {}
+  for kernel in kernels:
+    total = sums.setdefault(kernel["name"], {"times": 0})
+    total["times"] += kernel["times"]
+    for way, seconds in kernel["seconds"].items():
+      total[way] = total.get(way, 0.0) + seconds
+  return [
+      f"{name}: {total.pop('times')} x, "
+      + ", ".join(f"{way} {seconds:.3f} s" for way, seconds in total.items())
+      for name, total in sums.items()
+  ]
+
+
+def _tried(plans: Sequence[estimate.Plan], best: estimate.Plan):
+  table = rich_table.Table(title="Tried", title_justify="left")
+  for column in ("microbatch", "remat", "fsdp", "peak HBM", "step", ""):
+    table.add_column(column, justify="right")
+  for p in plans:
+    step = f"{p.step_seconds_estimate:.3f} s" if p.fits else "does not fit"
+    table.add_row(
+        str(p.microbatch or "off"),
+        p.remat,
+        str(p.mesh["fsdp"]),
+        _gib(p.peak_hbm_bytes),
+        step,
+        "best" if p is best and p.fits else "",
+    )
+  return table
+
+
+def _gib(size: float) -> str:
+  return f"{size / 2**30:.2f} GiB"
+
+
+if __name__ == "__main__":
+  cli.run(main)

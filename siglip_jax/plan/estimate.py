@@ -1,0 +1,248 @@
+"""What a run needs on a TPU slice, from the program that it would run.
+
+The train step that `main` runs is compiled by the real TPU compiler, for
+devices that are not there. Memory is the compiler's own figure. Step time is
+an estimate: the compiler's cycles for each op, kernels by arithmetic, and no
+waiting for the network or for data.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import importlib.metadata
+import math
+import re
+from typing import Any
+
+import jax
+from jax.extend import core
+import ml_collections
+import numpy as np
+
+from siglip_jax import sharding
+from siglip_jax.plan import hlo
+from siglip_jax.plan import topology
+from siglip_jax.run import Run
+
+_SECONDS_A_DAY = 86_400
+# "memory required for HLO temporaries (1.5G) exceeds available HBM (1.2G)"
+_TOO_LARGE = re.compile(r"\((\d+(?:\.\d+)?)([KMGT]?)\) exceeds available HBM")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """A run on a slice. Bytes and cycles are of one device.
+
+  Attributes:
+    topology: the slice.
+    chips: in the slice.
+    global_batch: examples a step.
+    microbatch: examples at a time, 0 for all.
+    remat: the model's policy.
+    mesh: axis sizes.
+    fits: whether the program fits in HBM.
+    peak_hbm_bytes: what it needs.
+    hbm_bytes: what the device has.
+    parts: the peak by what it holds: parameters, optimizer, inputs, and
+      temporaries, which are all the rest.
+    compiled_seconds: of ops with an estimate; None if it does not fit, as is
+      all below.
+    kernel_seconds: of Pallas kernels, bytes over bandwidth or padded matmuls
+      over the peak rate, whichever is longer.
+    kernels: one line each: how often, and both times.
+    step_seconds_estimate: the sum of the two.
+    examples_per_second_estimate: of the whole slice.
+    model_flop_utilisation: the model's matmuls, as written, without any
+      recomputation, over what the slice could do in that time.
+    days_to_finish_estimate: all steps of the config.
+    collectives: by name, how many a step and the bytes they make.
+    versions: of the compilers.
+  """
+
+  topology: str
+  chips: int
+  global_batch: int
+  microbatch: int
+  remat: str
+  mesh: dict[str, int]
+  fits: bool
+  peak_hbm_bytes: int
+  hbm_bytes: int
+  parts: dict[str, int]
+  compiled_seconds: float | None = None
+  kernel_seconds: float | None = None
+  kernels: list[dict] = dataclasses.field(default_factory=list)
+  step_seconds_estimate: float | None = None
+  examples_per_second_estimate: float | None = None
+  model_flop_utilisation: float | None = None
+  days_to_finish_estimate: float | None = None
+  collectives: dict[str, dict[str, int]] = dataclasses.field(
+      default_factory=dict
+  )
+  versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def lower(config: ml_collections.ConfigDict, where: topology.Slice):
+  """A config on a slice, and its train step up to the compiler: seconds.
+
+  Args:
+    config: validated.
+    where: the slice.
+
+  Raises:
+    UserError: the batch or the mesh does not divide over the slice.
+  """
+  mesh = sharding.make_mesh(**config.mesh, devices=where.devices)
+  run = Run(config, mesh)
+  return run, run.train_step.lower(run.state_shapes, run.batch_shapes())
+
+
+def compile_plan(
+    run: Run, lowered: jax.stages.Lowered, where: topology.Slice
+) -> Plan:
+  """Compiles what `lower` returns, which takes minutes, and reads it."""
+  chip = where.chip
+  state = run.state_shapes
+  parts = {
+      "parameters": _held(state.params),
+      "optimizer": _held(state.opt_state),
+      "inputs": _held(run.batch_shapes()),
+  }
+  shared: dict[str, Any] = dict(
+      topology=where.name,
+      chips=where.chips,
+      global_batch=run.config.batch_size,
+      microbatch=run.config.microbatch,
+      remat=run.model.remat,
+      mesh={k: int(v) for k, v in run.mesh.shape.items()},
+      hbm_bytes=chip.hbm,
+      versions=versions(),
+  )
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as e:
+    found = _TOO_LARGE.search(str(e))
+    if found is None:
+      raise
+    peak = int(float(found[1]) * _UNITS[found[2]])
+    return Plan(fits=False, peak_hbm_bytes=peak, parts=parts, **shared)
+  memory, text = compiled.memory_analysis(), compiled.as_text()
+  assert memory is not None and text is not None, "the TPU compiler has both"
+  peak = memory.peak_memory_in_bytes
+  parts["temporaries"] = peak - sum(parts.values())
+  program = hlo.read(text)
+  compiled_seconds = program.cycles / chip.clock
+  kernels = [_kernel(k, chip) for k in program.kernels]
+  kernel_seconds = sum(max(k["seconds"].values()) for k in kernels)
+  seconds = compiled_seconds + kernel_seconds
+  peak_rate = chip.flops * len(where.devices)
+  return Plan(
+      fits=True,
+      peak_hbm_bytes=peak,
+      parts=parts,
+      compiled_seconds=compiled_seconds,
+      kernel_seconds=kernel_seconds,
+      kernels=kernels,
+      step_seconds_estimate=seconds,
+      examples_per_second_estimate=run.config.batch_size / seconds,
+      model_flop_utilisation=model_flops(run) / peak_rate / seconds,
+      days_to_finish_estimate=seconds * run.config.total_steps / _SECONDS_A_DAY,
+      collectives={
+          k: dataclasses.asdict(v) for k, v in program.collectives.items()
+      },
+      **shared,
+  )
+
+
+def versions() -> dict[str, str]:
+  """Of what compiles."""
+  return {n: importlib.metadata.version(n) for n in ("jax", "libtpu")}
+
+
+def model_flops(run: Run) -> int:
+  """Operations of a step's matmuls as the model is written, remat left out.
+
+  A tower that learns costs three times its forward pass, a locked one once, one
+  that is not there nothing; the loss three times its matrix of logits.
+  """
+  model = dataclasses.replace(run.model, attention="xla", remat="none")
+  batch = run.batch_shapes()
+  params = jax.tree.map(_plain, run.state_shapes.params)
+  side = run.config.image_size
+  image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+  text = jax.ShapeDtypeStruct((1, *batch["text"].shape[1:]), np.int32)
+  towers: list[tuple[str, Any, Any]] = [("txt", model.encode_text, text)]
+  if not model.embedded:
+    towers.append(("img", model.encode_image, image))
+  total = 0
+  for tower, encode, x in towers:
+    learns = any(n.startswith(f"{tower}/") for n in run.optimizer.trainable)
+    forward = _matmul_flops(jax.make_jaxpr(encode)(params, x).jaxpr)
+    total += forward * (3 if learns else 1) * run.config.batch_size
+  width = jax.eval_shape(model.encode_text, params, text).shape[-1]
+  return total + 3 * 2 * run.config.batch_size**2 * width
+
+
+def _matmul_flops(jaxpr) -> int:
+  total = 0
+  for eqn in jaxpr.eqns:
+    times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+    out = math.prod(eqn.outvars[0].aval.shape) if eqn.outvars else 0
+    if eqn.primitive.name == "dot_general":
+      (contracted, _), _ = eqn.params["dimension_numbers"]
+      shape = eqn.invars[0].aval.shape
+      total += 2 * out * math.prod(shape[i] for i in contracted)
+    elif eqn.primitive.name == "conv_general_dilated":
+      kernel = eqn.invars[1].aval
+      features = eqn.params["dimension_numbers"].rhs_spec[0]
+      total += 2 * out * kernel.size // kernel.shape[features]
+    for inner in core.jaxprs_in_params(eqn.params):
+      total += times * _matmul_flops(inner)
+  return total
+
+
+def _held(shapes) -> int:
+  """Bytes of one device's shards."""
+  return sum(
+      math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+      for x in jax.tree.leaves(shapes)
+  )
+
+
+def _plain(x) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def _kernel(kernel: hlo.Kernel, chip: topology.Chip) -> dict:
+  return {
+      "name": kernel.name,
+      "times": kernel.times,
+      "seconds": {
+          "bytes over bandwidth": kernel.times * kernel.bytes / chip.bandwidth,
+          "matmuls over peak": kernel.times * kernel.flops / chip.flops,
+      },
+  }
+
+
+def advice(plan: Plan) -> Sequence[str]:
+  """What to change in the config so that it fits, the cheapest first."""
+  found = []
+  rows = plan.global_batch // math.prod(
+      plan.mesh[a] for a in sharding.BATCH_AXES
+  )
+  at_a_time = plan.microbatch or plan.global_batch
+  if rows > 1 and at_a_time > plan.global_batch // rows:
+    found.append(
+        "config.microbatch: fewer examples at a time, e.g."
+        f" {at_a_time // 2}; gradients stay those of the whole batch"
+    )
+  if plan.remat != "full":
+    found.append('config.model.remat="full": keep only the inputs of blocks')
+  held = plan.parts["parameters"] + plan.parts["optimizer"]
+  if plan.mesh["fsdp"] == 1 and held > plan.hbm_bytes / 8:
+    found.append(
+        f"config.mesh.fsdp={math.prod(plan.mesh.values())}: share parameters"
+        f" and optimizer ({held / 2**30:.1f} GiB a device) among the devices"
+    )
+  found.append("a larger slice, or `--search`, which tries all of these")
+  return found

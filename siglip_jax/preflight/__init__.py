@@ -1,0 +1,1 @@
+"""Checks of a run on all its hosts, before anything is compiled."""

@@ -1,0 +1,1 @@
+"""Weights in and out: runs, big_vision's .npz and transformers' folders."""

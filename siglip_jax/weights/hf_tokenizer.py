@@ -1,0 +1,212 @@
+"""A run's tokenizer, with its preprocessing, as transformers reads one.
+
+SigLIP's own way of reading texts is a class of transformers. All others become
+a tokenizer.json that holds every step: lower case, normalisation, pieces, the
+end of sentence.
+"""
+
+from collections.abc import Sequence
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import normalizers
+from tokenizers import processors
+
+from siglip_jax.data import preprocess
+from siglip_jax.errors import UserError
+from siglip_jax.weights import hf_pieces
+
+# Sooner or later a text is like one of these.
+PROBES = (
+    "",
+    " ",
+    "a",
+    "A photo of a cat.",
+    "  two   spaces, and\ta tab \n",
+    "don't (ever) stop: it's 50% off!",
+    "ÀÉÎ Ünïcödé STRASSE straße",
+    "e\u0301 A\u030a ﬁ ½ ２",
+    "日本語のテキスト、中文。",
+    "שלום עולם مرحبا",
+    "👩\u200d🚀 🏳️\u200d🌈 ❤️",
+    "ΟΔΥΣΣΕΥΣ İstanbul",
+    "word " * 80,
+)
+# A sigma at the end of a word, by Unicode's rule: after a letter that has case,
+# before none; marks do not count. tokenizers lower-cases characters alone.
+_CASED = r"[\p{Lu}\p{Ll}\p{Lt}]"
+_MARK = r"[\p{Mn}\p{Me}\p{Cf}\p{Lm}\p{Sk}'.:\u00b7\u2018\u2019\u2024\u2027]"
+_AFTER = "|".join(_CASED + _MARK * n for n in range(4))
+_LAST_SIGMA = f"(?<={_AFTER})Σ(?!{_MARK}*{_CASED})"
+
+
+def write(folder: Path, text: preprocess.Preprocess) -> None:
+  """Writes the files of the tokenizer into a folder.
+
+  Args:
+    folder: there already.
+    text: preprocessing of texts, with a tokenizer.
+
+  Raises:
+    UserError: transformers cannot do what it does.
+  """
+  options = preprocess.tokenize_options(text.spec)
+  *calls, _ = preprocess.parse(text.spec)
+  steps = _steps(text.spec, calls, options)
+  tokenizer = text.tokenizer
+  assert tokenizer is not None, "of tokenize"
+  config: dict[str, Any] = {
+      "model_max_length": options["max_len"],
+      "model_input_names": ["input_ids"],
+      "padding_side": "right",
+      # A text that spells "</s>" is a text.
+      "split_special_tokens": True,
+      "processor_class": "SiglipProcessor",
+  }
+  if _is_siglip(steps, options, tokenizer):
+    tokenizer.path.copy(folder / "spiece.model")
+    config |= {"tokenizer_class": "SiglipTokenizer", "do_lower_case": True}
+    names = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+  else:
+    built = _build(steps, options, tokenizer)
+    _compare(text, built)
+    _save(folder / "tokenizer.json", built, tokenizer.path.read_bytes())
+    config |= {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "siglip_jax_text": _renamed(calls, options),
+    }
+    names = {
+        "eos_token": built.id_to_token(tokenizer.eos_id),
+        "pad_token": built.id_to_token(options["pad_value"]),
+    }
+  _write_json(folder / "tokenizer_config.json", config | names)
+  _write_json(folder / "special_tokens_map.json", names)
+
+
+def _steps(spec: str, calls: Sequence, options: dict) -> list[str]:
+  """Names of the steps before tokenize, with lower's method."""
+  steps = [
+      f"{name}:{preprocess.arguments(name, args, kwargs)['method']}"
+      if name == "lower"
+      else name
+      for name, args, kwargs in calls
+  ]
+  known = {"lower:text", "lower:characters", "lower:ascii", "strip_punctuation"}
+  if set(steps) - known or options["eos"] != "sticky":
+    raise UserError(
+        "transformers' processor can lower, strip_punctuation and tokenize with"
+        f" eos='sticky'; this model's texts take {spec!r}."
+    )
+  return steps
+
+
+def _is_siglip(steps: list[str], options: dict, tokenizer) -> bool:
+  return (
+      steps == ["lower:text", "strip_punctuation"]
+      and options["space"] == "marked"
+      and options["pad_value"] == tokenizer.eos_id
+  )
+
+
+def _renamed(calls: Sequence, options: dict) -> str:
+  """The preprocessing string with the file's new name."""
+  renamed = options | {"model": "tokenizer.json"}
+  return preprocess.render([*calls, ("tokenize", [], renamed)])
+
+
+def _build(steps: list[str], options: dict, tokenizer):
+  """The whole way from a text to ids as one tokenizers.Tokenizer."""
+  if options["space"] != "plain":
+    raise UserError(
+        "space='marked' is what transformers does after lower and"
+        " strip_punctuation, with texts filled up by the end of sentence."
+    )
+  built = _pieces(tokenizer)
+  given, own = _parts(built), built.normalizer
+  before = _normalizers(steps)
+  built.normalizer = normalizers.Sequence(before)
+  wanted = _parts(built)
+  if own is not None and given[: len(wanted)] == wanted:
+    built.normalizer = own  # a file of this module's has them already
+  elif own is not None:
+    built.normalizer = normalizers.Sequence([*before, own])
+  name = built.id_to_token(tokenizer.eos_id)
+  built.post_processor = processors.TemplateProcessing(
+      single=f"$A {name}", special_tokens=[(name, tokenizer.eos_id)]
+  )
+  built.add_special_tokens([name])
+  return built
+
+
+def _parts(built) -> list:
+  """The steps of its normalizer, as the file says them."""
+  found = json.loads(built.to_str())["normalizer"]
+  if found is None:
+    return []
+  return found["normalizers"] if found["type"] == "Sequence" else [found]
+
+
+def _normalizers(steps: list[str]) -> list:
+  made = {
+      "strip_punctuation": [r"[!-/:-@\[-`{-~]", ""],
+      "lower:text": [_LAST_SIGMA, "ς"],
+  }
+  found = []
+  for step in steps:
+    if step in made:
+      pattern, content = made[step]
+      found.append(normalizers.Replace(tokenizers.Regex(pattern), content))
+    if step in ("lower:text", "lower:characters"):
+      found.append(normalizers.Lowercase())
+    if step == "lower:ascii":
+      for i in range(26):
+        pair = chr(ord("A") + i), chr(ord("a") + i)
+        found.append(normalizers.Replace(*pair))
+  return found
+
+
+def _pieces(tokenizer):
+  """The tokenizer's file alone."""
+  data = tokenizer.path.read_bytes()
+  if _is_json(data):
+    built = tokenizers.Tokenizer.from_str(data.decode())
+    built.no_padding()
+    built.no_truncation()
+    return built
+  return hf_pieces.read(data, path=tokenizer.path)
+
+
+def _compare(text: preprocess.Preprocess, built) -> None:
+  """Raises UserError where the files would read a probe otherwise."""
+  rng = np.random.default_rng(0)
+  for probe in PROBES:
+    wanted = text({"text": probe}, rng)["text"].tolist()
+    got = built.encode(probe).ids
+    if len(got) > len(wanted):
+      got = got[: len(wanted) - 1] + got[-1:]
+    if got != wanted[: len(got)]:
+      raise UserError(
+          "transformers' tokenizer would read texts otherwise than"
+          f" {text.spec!r}: {probe!r:.60} as {got[:8]}, not"
+          f" {wanted[:8]}. It cannot be exported."
+      )
+
+
+def _save(path: Path, built, source: bytes) -> None:
+  if _is_json(source):
+    same = tokenizers.Tokenizer.from_str(source.decode()).to_str()
+    if same == built.to_str():
+      path.write_bytes(source)  # the library rounds scores anew
+      return
+  built.save(str(path))
+
+
+def _is_json(data: bytes) -> bool:
+  return data.lstrip()[:1] == b"{"
+
+
+def _write_json(path: Path, value: dict) -> None:
+  path.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,304 @@
+"""Folders of transformers: config.json and model.safetensors.
+
+A SiglipModel is read and written, a Siglip2Model is read at its square grid.
+"""
+
+from collections.abc import Mapping
+from concurrent import futures
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+import tempfile
+from typing import Any
+import zlib
+
+from absl import logging
+import einops
+from etils import epath
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from siglip_jax import files
+from siglip_jax import tree
+from siglip_jax.errors import UserError
+from siglip_jax.models import zoo
+from siglip_jax.models.two_towers import TwoTowers
+from siglip_jax.weights import big_vision
+from siglip_jax.weights import hf_config
+from siglip_jax.weights import hf_json
+from siglip_jax.weights import hf_names
+from siglip_jax.weights import hf_processor
+from siglip_jax.weights import layouts
+
+_CHECKSUM = "siglip_jax_crc32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Released:
+  """A model out of a folder.
+
+  Attributes:
+    params: nested dict of float32 arrays, big_vision's names, unrolled.
+    model: keyword arguments of `TwoTowers`.
+    image_size: side of the pictures, pixels.
+    text_len: tokens of a text.
+    image: preprocessing string of pictures.
+    text: preprocessing string of texts, for `tokenizer_path=tokenizer`.
+    tokenizer: the tokenizer's file, or None where the folder has none.
+    naflex: a Siglip2Model, as only the NaFlex models are released.
+  """
+
+  params: dict
+  model: dict[str, Any]
+  image_size: int
+  text_len: int
+  image: str
+  text: str
+  tokenizer: epath.Path | None
+  naflex: bool
+
+
+def is_folder(folder: str | os.PathLike) -> bool:
+  """Whether it has transformers' config, or none of a run and weights."""
+  folder = epath.Path(folder)
+  path = folder / "config.json"
+  if not path.is_file():
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+  try:
+    return "model_type" in json.loads(path.read_bytes())
+  except (ValueError, TypeError, RecursionError):
+    return any(folder.glob("*.safetensors"))
+
+
+def read(
+    folder: str | os.PathLike, *, variant: zoo.Variant | None = None
+) -> Released:
+  """Reads a folder, local or gs://.
+
+  A Siglip2Model also takes pictures of other shapes and sizes in transformers;
+  here its pictures are squares of as many patches as it has positions, for
+  which both give the same.
+
+  Args:
+    folder: as save_pretrained writes it.
+    variant: the released model that it must be.
+
+  Raises:
+    UserError: no such folder, one of another model, or a damaged one.
+  """
+  folder = files.find(folder, what="a folder of transformers")
+  if not folder.is_dir():
+    raise UserError(f"{folder} is a file: expected a folder of transformers.")
+  config = hf_config.read(folder)
+  if variant is not None and config.siglip2:
+    raise UserError(
+        f"{folder} is a Siglip2Model, as only the NaFlex models are released,"
+        f" and not {variant.name}: use the folder without that name."
+    )
+  model = hf_config.model(config)
+  processor = hf_processor.read(folder, config)
+  sections = {"img": config.vision, "txt": config.text}
+  names = hf_names.pairs(*(x["num_hidden_layers"] for x in sections.values()))
+  side = config.image_size
+  with futures.ThreadPoolExecutor(1) as pool:
+    # The model is traced while the weights are read.
+    tracing = pool.submit(_shapes, model, side, config.text_len)
+    tensors = _tensors(folder, set(names.values()))
+  heads = {key: x["num_attention_heads"] for key, x in sections.items()}
+  try:
+    if config.siglip2:
+      tensors = hf_names.with_convolution(tensors, config.vision["patch_size"])
+    flat = hf_names.to_ours(tensors, names, heads=heads)
+  except (ValueError, einops.EinopsError) as e:
+    raise UserError(
+        f"The tensors of {folder} do not have the shapes its config.json says:"
+        f" {str(e).splitlines()[-1].strip()}."
+    ) from None
+  for name, shape in tracing.result().items():
+    if flat[name].shape != shape:
+      raise UserError(
+          f"The tensors of {folder} must have the shapes its config.json says:"
+          f" {name} {shape}; got {flat[name].shape}."
+      )
+  params = tree.unflatten(flat)
+  if variant is not None:
+    variant.check(params)
+  if config.siglip2:
+    logging.warning(
+        "%s is a Siglip2Model, taken at its own %d positions: pictures are"
+        " resized to %d x %d, whatever their shape.",
+        *(folder, config.num_positions, side, side),
+    )
+  return Released(
+      params=params,
+      model=model,
+      image_size=side,
+      text_len=config.text_len,
+      image=processor.image,
+      text=processor.text,
+      tokenizer=processor.tokenizer,
+      naflex=config.siglip2,
+  )
+
+
+def write(
+    folder: str | os.PathLike,
+    params: Mapping,
+    *,
+    image_size: int,
+    pad_id: int = 1,
+    eos_id: int = 1,
+) -> None:
+  """Writes config.json and model.safetensors into a folder.
+
+  Args:
+    folder: made where it is missing.
+    params: nested dict of a whole model, in either layout.
+    image_size: side of the pictures, pixels.
+    pad_id: what fills up texts.
+    eos_id: what ends them.
+
+  Raises:
+    UserError: a model that SiglipModel cannot be.
+  """
+  folder = Path(folder)
+  flat = tree.flatten(layouts.unrolled(jax.device_get(params)))
+  config = hf_config.of_params(flat, image_size)
+  config["text_config"] |= {
+      "pad_token_id": pad_id,
+      "eos_token_id": eos_id,
+      "bos_token_id": None,  # the default is no id of these vocabularies
+  }
+  depth = [config[k]["num_hidden_layers"] for k in hf_config.SECTIONS]
+  tensors = {
+      name: np.ascontiguousarray(x, np.float32)
+      for name, x in hf_names.to_theirs(flat, hf_names.pairs(*depth)).items()
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / "model.safetensors"
+  # Older versions of transformers refuse files that do not say their format.
+  about = {"format": "pt", _CHECKSUM: _checksum(tensors)}
+  safetensors.numpy.save_file(tensors, path, metadata=about)
+  _sort_metadata(path)
+  text = folder / "config.json"
+  text.write_text(json.dumps(config, indent=2) + "\n")
+  path.chmod(text.stat().st_mode)  # the library lets nobody else read it
+
+
+def _sort_metadata(path: Path) -> None:
+  """The library writes it in any order; the same model is to be the same file.
+
+  Args:
+    path: of safetensors: the header's length in 8 bytes, the header as JSON.
+  """
+  with path.open("r+b") as file:
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    data = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+    assert len(data) == length, "the same, in another order"
+    file.seek(8)
+    file.write(data)
+
+
+def _tensors(folder: epath.Path, wanted: set[str]) -> dict[str, np.ndarray]:
+  """All tensors by name, as float32."""
+  found: dict[str, np.ndarray] = {}
+  for path in _files(folder):
+    with _local(path) as local:
+      try:
+        with safetensors.safe_open(local, "np") as file:
+          tensors = {name: file.get_tensor(name) for name in file.keys()}
+          said = file.metadata() or {}
+      except (safetensors.SafetensorError, OSError) as e:
+        raise UserError(
+            f"{path} is damaged or incomplete: {e}. Copy it again."
+        ) from None
+      except AttributeError as e:  # NumPy lacks types that the format has
+        raise UserError(
+            f"{path}: weights must be float32, float16 or bfloat16; {e}."
+        ) from None
+    if _CHECKSUM in said and said[_CHECKSUM] != _checksum(tensors):
+      raise UserError(
+          f"{path} is damaged: its tensors are not those that were written."
+          " Copy it again."
+      )
+    for name, x in tensors.items():
+      # Old versions saved 0, 1, 2, ... with the weights.
+      if not name.endswith(".position_ids"):
+        found[name] = big_vision.float32(x, name=name, path=path)
+  missing, extra = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
+  if missing or extra:
+    raise UserError(
+        f"The tensors of {folder} must be those of the model and with the"
+        f" layers that config.json says; {len(missing)} are missing"
+        f" ({', '.join(missing[:2])}), {len(extra)} are unknown"
+        f" ({', '.join(extra[:2])})."
+    )
+  return found
+
+
+def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
+  """Of names and values; the format has none, so ours is in its metadata."""
+
+  def one(name: str) -> int:
+    # As bytes, which bfloat16 has no other way to.
+    data = tensors[name].reshape(-1).view(np.uint8).data
+    return zlib.crc32(data, zlib.crc32(name.encode()))
+
+  with futures.ThreadPoolExecutor() as pool:
+    found = list(pool.map(one, sorted(tensors)))
+  return f"{zlib.crc32(np.array(found, '<u4').tobytes()):08x}"
+
+
+def _files(folder: epath.Path) -> list[epath.Path]:
+  single, index = (
+      folder / f"model.safetensors{end}" for end in ("", ".index.json")
+  )
+  if single.is_file():
+    return [single]
+  if index.is_file():
+    files = hf_json.read(index).get("weight_map")
+    if not isinstance(files, dict) or not all(
+        isinstance(f, str) and epath.Path(f).name == f and f.strip(".")
+        for f in files.values()
+    ):
+      raise UserError(f"{index} must map tensors to files beside it.")
+    found = [folder / name for name in sorted(set(files.values()))]
+    missing = [p for p in found if not p.is_file()]
+    if missing:
+      raise UserError(f"{index} names {missing[0]}, which is not there.")
+    return found
+  if pickles := sorted(folder.glob("*.bin")):
+    raise UserError(
+        f"{folder} has its weights in {pickles[0].name}, a pickle, which could"
+        " run any code and is not opened: convert it with"
+        " save_pretrained(..., safe_serialization=True)."
+    )
+  raise UserError(
+      f"There is no model.safetensors in {folder}: copy it there from where the"
+      " model is published."
+  )
+
+
+@contextlib.contextmanager
+def _local(path: epath.Path):
+  """The path on a local disk, where the library can map it."""
+  if "://" not in os.fspath(path):
+    yield Path(path)
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    copied = epath.Path(folder) / path.name
+    path.copy(copied)
+    yield copied
+
+
+def _shapes(model: Mapping, side: int, length: int) -> dict[str, tuple]:
+  """Of the parameters of TwoTowers(**model), unrolled."""
+  shapes = TwoTowers(**model, scan=True).shapes((side, side, 3), length)
+  flat = tree.flatten(layouts.unrolled(shapes))
+  return {name: x.shape for name, x in flat.items()}

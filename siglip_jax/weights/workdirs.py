@@ -1,0 +1,70 @@
+"""Parameters out of the checkpoints of a workdir, without its train state."""
+
+from collections.abc import Mapping
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from siglip_jax.errors import UserError
+from siglip_jax.weights import checksums
+
+
+def read_params(workdir: str | Path) -> tuple[dict, dict]:
+  """Parameters as NumPy arrays and the spec, of the newest whole checkpoint.
+
+  Nothing in the workdir is changed, and nothing need be known of the model.
+  Arrays are of the types they were saved in: a frozen tower may be bfloat16.
+
+  Raises:
+    UserError: there is no checkpoint, or none can be read.
+  """
+  folder = Path(workdir).absolute() / "checkpoints"
+  steps = [p for p in folder.glob("*") if p.name.isdigit() and p.is_dir()]
+  reasons = {}
+  for step in sorted(steps, key=lambda p: int(p.name), reverse=True):
+    try:
+      return _read_params(step)
+    # Orbax raises whatever its parts do: OSError, KeyError, ValueError, ...
+    except Exception as e:  # pylint: disable=broad-except
+      reasons[step.name] = f"{type(e).__name__}: {first_line(e)}"
+      logging.warning("%s is unreadable: %s", step, reasons[step.name])
+  if not reasons:
+    raise UserError(f"There is no checkpoint in {folder}: train first.")
+  listed = "; ".join(f"step {s}: {r}" for s, r in reasons.items())
+  raise UserError(f"No checkpoint in {folder} can be read ({listed}).")
+
+
+def _read_params(step: Path) -> tuple[dict, dict]:
+  handler, folder = ocp.PyTreeCheckpointHandler(), epath.Path(step / "params")
+  numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+  args = jax.tree.map(lambda _: numpy, handler.metadata(folder).tree)
+  params = handler.restore(
+      folder, args=ocp.args.PyTreeRestore(restore_args=args)
+  )
+  spec = _read_json(step / "spec")
+  if (step / "about").exists():
+    verify({"params": params, "spec": spec}, _read_json(step / "about"))
+  return params, spec
+
+
+def _read_json(item: Path) -> dict:
+  return json.loads((item / "metadata").read_bytes())
+
+
+def verify(found: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+  """Raises ValueError unless items are what was saved."""
+  for name, value in found.items():
+    of = checksums.of_json if name == "spec" else checksums.of_arrays
+    if of(value) != about[name]:
+      raise ValueError(f"the checksum of {name!r} is not the one saved")
+
+
+def first_line(e: Exception) -> str:
+  """Returns the start of an error's message, at most 200 characters."""
+  return (str(e).strip().splitlines() or [""])[0][:200]
