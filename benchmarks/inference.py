@@ -3,7 +3,7 @@
   python benchmarks/inference.py [--variant=siglip-b16-256] [--batch=8]
 
 Random weights of a released model's sizes are written as a transformers folder
-and read by both. Prepared pictures and token ids go in, embeddings come out;
+and read by both. Prepared images and token ids go in, embeddings come out;
 the two take turns, and the ratio is of medians. Each also starts anew in a
 process of its own, up to its first embedding. Time on the CPU is shown beside,
 which others on the machine change less; but threads that wait for each other
@@ -36,7 +36,7 @@ from siglip_jax.weights import hf_processor
 from siglip_jax.weights import transformers
 
 _VARIANT = flags.DEFINE_string("variant", "siglip-b16-256", "Sizes.")
-_BATCH = flags.DEFINE_integer("batch", 8, "Pictures, and texts, at a time.")
+_BATCH = flags.DEFINE_integer("batch", 8, "Images, and texts, at a time.")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns each, after one unmeasured.")
 _STARTS = flags.DEFINE_integer("starts", 3, "Fresh starts each.")
 

@@ -4,8 +4,8 @@
   python benchmarks/lit.py --topology=v4:2x2x1    by the TPU compiler, no TPU
 
 Both forms train the same text tower on the same batch; online, the locked image
-tower encodes the pictures in every step. On the CPU: towers of width 384 and 12
-layers, pictures of 224 px in patches of 16, float32. --online.KEY=VALUE and
+tower encodes the images in every step. On the CPU: towers of width 384 and 12
+layers, images of 224 px in patches of 16, float32. --online.KEY=VALUE and
 --cached.KEY=VALUE change the configs that are compiled.
 """
 

@@ -2,7 +2,7 @@
 
   pip install -e '.[parity]' && python benchmarks/matmul.py
 
-What bounds inference.py and train_step.py. B/16 on 8 pictures of 256 tokens, in
+What bounds inference.py and train_step.py. B/16 on 8 images of 256 tokens, in
 float32: forward, the gradient of the input and of the weights, in GFLOP/s.
 """
 

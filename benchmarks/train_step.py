@@ -27,7 +27,7 @@ _LR, _WD = 1e-4, 1e-4
 
 
 def batches(size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """The same random pictures (uint8) and texts on both sides."""
+  """The same random images (uint8) and texts on both sides."""
   rng = np.random.default_rng(0)
   while True:
     image = rng.integers(0, 256, (size, _SIDE, _SIDE, 3), np.uint8)

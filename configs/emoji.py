@@ -3,7 +3,7 @@
 It follows no published row: SigLIP's loss and towers (arXiv 2303.15343) at a
 size that learns in minutes. `configs/emoji.py:steps=200000` takes an hour.
 
-Chosen on pictures held out of `train`: means instead of MAP heads, a text tower
+Chosen on images held out of `train`: means instead of MAP heads, a text tower
 without blocks, and white at 0 each make it learn in fewer examples.
 """
 
@@ -35,7 +35,7 @@ def get_config(arg=None):
   emoji = dict(name="emoji", data_dir=data_dir)
 
   c.data = dict(**emoji, split="train")
-  # White, which is most of a picture, is 0: patches begin different. Redrawn,
+  # White, which is most of an image, is 0: patches begin different. Redrawn,
   # so that outlined and flat drawings meet; colors help, so jitter is mild.
   # Never mirrored: some names say left or right.
   c.data.pp = (
@@ -45,7 +45,7 @@ def get_config(arg=None):
   )
   c.data.max_replaced_share = 0.01
   c.data.num_threads = 2
-  c.data.cache_mb = 100  # all of it: 8 kB a picture
+  c.data.cache_mb = 100  # all of it: 8 kB an image
   c.preprocess = dict(
       image=f"decode|resize({c.image_size})|value_range(-2,0)", text=text
   )
@@ -59,7 +59,7 @@ def get_config(arg=None):
           patch=16,
           pool_type="gap",
       ),
-      # A name is the mean of its pieces: with no block to learn, pictures do.
+      # A name is the mean of its pieces: with no block to learn, images do.
       text=dict(
           width=128,
           depth=0,

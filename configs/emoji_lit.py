@@ -5,9 +5,9 @@ It follows no published row: locked-image tuning (arXiv 2111.07991) as SigLIP
 does it (section 4.2), at a size that learns in a minute. `make lit` runs it
 after `make train`, and a run of both towers from scratch beside it.
 
-`:embeddings=DIR` trains from pictures that were encoded once, DIR holding a
+`:embeddings=DIR` trains from images that were encoded once, DIR holding a
 folder that `python -m siglip_jax.embed` made of each split. The learning rate
-and plain pictures instead of augmented ones were chosen on pictures held out of
+and plain images instead of augmented ones were chosen on images held out of
 `train`, with a tower that had not seen them either.
 """
 

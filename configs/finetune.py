@@ -1,17 +1,17 @@
-"""Fine-tune a released model on a folder of captioned pictures.
+"""Fine-tune a released model on a folder of captioned images.
 
 configs/finetune.py:path=FOLDER,variant=siglip-b16-224,weights=W,tokenizer=T
 
 FOLDER is as for configs/folder.py. W is big_vision's .npz or a transformers
-folder, and pictures and texts are prepared as its publisher does: nothing else
+folder, and images and texts are prepared as its publisher does: nothing else
 may be mixed in, so they are the names' own strings. T is the tokenizer's file.
 It follows no published row. What is chosen, and why:
 
 * No weight decay. It would pull the weights to zero, away from where they are
   good (arXiv 2303.15343, section 4: better without, on pretrained weights).
 * Both towers learn, slowly; locked=image keeps the image tower, which is LiT
-  and needs a third of the memory, for new texts about known kinds of pictures;
-  locked=text keeps the text tower, for new pictures and words that are known.
+  and needs a third of the memory, for new texts about known kinds of images;
+  locked=text keeps the text tower, for new images and words that are known.
 * Temperature and bias start where training left them, and learn: at the
   initial 10 and -10 the first steps would unlearn what the towers can do.
 * Adam's b2 is 0.95, as in pretraining: 0.999 spikes at large batches.
@@ -32,7 +32,7 @@ _LOCKED = {"none": (), "image": ("img/.*",), "text": ("txt/.*",)}
 def get_config(arg=None):
   arg = parse_arg(
       arg,
-      path="pictures",
+      path="images",
       variant="siglip-b16-224",
       weights="weights.npz",
       tokenizer="tokenizer.model",

@@ -1,7 +1,7 @@
-"""Train on a folder of your own pictures: configs/folder.py:path=my_pictures.
+"""Train on a folder of your own images: configs/folder.py:path=my_images.
 
-A .txt beside each picture, or a captions.jsonl. Train the tokenizer first:
-`python -m siglip_jax.data.tokenizer --path=my_pictures --out=tokenizer.model`.
+A .txt beside each image, or a captions.jsonl. Train the tokenizer first:
+`python -m siglip_jax.data.tokenizer --path=my_images --out=tokenizer.model`.
 It follows no published row; the towers are small enough for a CPU.
 """
 
@@ -13,7 +13,7 @@ from siglip_jax.config import parse_arg
 def get_config(arg=None):
   arg = parse_arg(
       arg,
-      path="pictures",
+      path="images",
       tokenizer="tokenizer.model",
       steps=1000,
       batch=64,

@@ -47,12 +47,12 @@ def get_config(arg=None):
   captions = dict(name="captions", data_dir=data_dir)
   if arg.embeddings:
     c.data = dict(embeddings=arg.embeddings, split="train")
-    picture = "pick_crop"
+    image = "pick_crop"
   else:
     c.data = dict(**captions, split="train")
     side = c.image_size
-    picture = f"decode(near={side})|resize({side})|value_range(-1,1)"
-  c.data.pp = f'{picture}|{text}|keep("image", "text")'
+    image = f"decode(near={side})|resize({side})|value_range(-1,1)"
+  c.data.pp = f'{image}|{text}|keep("image", "text")'
   c.data.max_replaced_share = 0.01
   c.data.num_threads = 16
   c.data.num_workers = 8

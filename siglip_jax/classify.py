@@ -1,4 +1,4 @@
-"""python -m siglip_jax.classify --model=WORKDIR PICTURE... --labels="a,b,c"."""
+"""python -m siglip_jax.classify --model=WORKDIR IMAGE... --labels="a,b,c"."""
 
 from collections.abc import Sequence
 import json
@@ -21,33 +21,33 @@ _JSON = flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
 
 
 def main(argv: Sequence[str]) -> int:
-  """Prints the probability of every label for every picture."""
-  pictures, labels = list(argv[1:]), [s.strip() for s in _LABELS.value]
-  if not pictures or not labels:
+  """Prints the probability of every label for every image."""
+  images, labels = list(argv[1:]), [s.strip() for s in _LABELS.value]
+  if not images or not labels:
     raise UserError(
-        'Give a model, pictures and labels: --model=DIR a.png --labels="a,b"'
+        'Give a model, images and labels: --model=DIR a.png --labels="a,b"'
     )
   if "" in labels or len(set(labels)) < len(labels):
     raise UserError(f"Labels must differ and be words; got {labels}.")
   prompts.check(_TEMPLATES.value, "--template")
   probabilities = model_flags.load().classify(
-      pictures, labels, templates=_TEMPLATES.value
+      images, labels, templates=_TEMPLATES.value
   )
   rows = [
       {
-          "picture": p,
+          "image": p,
           "probabilities": dict(zip(labels, map(float, row), strict=True)),
       }
-      for p, row in zip(pictures, probabilities, strict=True)
+      for p, row in zip(images, probabilities, strict=True)
   ]
   if _JSON.value:
     print(json.dumps(rows, indent=2, ensure_ascii=False))
     return 0
   # Names may hold [brackets], which are no markup.
   shown = table.Table()
-  for name in ("picture", *labels):
+  for name in ("image", *labels):
     shown.add_column(text.Text(name), overflow="fold")
-  for p, row in zip(pictures, probabilities, strict=True):
+  for p, row in zip(images, probabilities, strict=True):
     best = row.max()
     shown.add_row(
         text.Text(p),

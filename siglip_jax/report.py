@@ -29,9 +29,9 @@ _INK, *_LINES = _COLORS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Card:
-  """A picture, what it shows, and the names found for it, the best first."""
+  """An image, what it shows, and the names found for it, the best first."""
 
-  picture: UInt8[np.ndarray, "H W 3"]
+  image: UInt8[np.ndarray, "H W 3"]
   truth: str
   guesses: Sequence[tuple[str, float]]
 
@@ -110,15 +110,15 @@ def _gallery(item: tuple[str, Sequence[Card]]) -> str:
   right = sum(c.right for c in cards)
   return (
       f"<section><h2>{html.escape(name)}</h2><p>{right} of the {len(cards)}"
-      " pictures shown are right. Bars are the model's probability that name"
-      " and picture belong together; they need not add up to 100 %.</p>"
+      " images shown are right. Bars are the model's probability that name"
+      " and image belong together; they need not add up to 100 %.</p>"
       f'<div class="cards">{"".join(map(_card, cards))}</div></section>'
   )
 
 
 def _card(card: Card) -> str:
   png = io.BytesIO()
-  Image.fromarray(card.picture).save(png, format="png")
+  Image.fromarray(card.image).save(png, format="png")
   source = base64.b64encode(png.getvalue()).decode()
   guesses = "".join(
       f'<li{" class=hit" if name == card.truth else ""}>'

@@ -22,7 +22,7 @@ class Run:
   Args:
     config: validated.
     mesh: the devices.
-    value_range: of the pictures, after scaling on the device.
+    value_range: of the images, after scaling on the device.
     num_examples: in an epoch, where the data are known.
   """
 
@@ -91,7 +91,7 @@ class Run:
     return init(jax.random.key(self.config.seed))
 
   def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a global batch; pictures are rows of bytes."""
+    """Shapes of a global batch; images are rows of bytes."""
     n, (image, text_len) = self.config.batch_size, self._shapes
     image = (math.prod(image),)
     rows = sharding.batch_sharding(self.mesh)

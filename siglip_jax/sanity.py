@@ -1,7 +1,7 @@
 """A look at step 0 of a run that starts from trained weights.
 
 A wrong tokenizer, padding, case or range of pixels raises no error: the towers
-take any numbers. But then the true pairing of pictures and texts is hardly
+take any numbers. But then the true pairing of images and texts is hardly
 better than another, which a model that was trained would never say.
 """
 
@@ -30,7 +30,7 @@ class Look:
 
   Attributes:
     paired: of the batch as it is.
-    shuffled: of the same batch, each text moved on to the next picture.
+    shuffled: of the same batch, each text moved on to the next image.
   """
 
   paired: float
@@ -66,7 +66,7 @@ def look(loss: Callable, state: Any, batch: Mapping) -> Look:
   Args:
     loss: (state, batch) -> the loss, as `run.Run.loss`.
     state: at step 0, which is not changed.
-    batch: has "text", one a picture.
+    batch: has "text", one an image.
   """
   shuffle = jax.jit(
       lambda batch: batch | {"text": jnp.roll(batch["text"], 1, axis=0)}

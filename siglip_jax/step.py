@@ -121,7 +121,7 @@ def make_train_step(
   A batch is `image` (uint8), `text` (int32) and `replaced` (int32: -1, or the
   example that could not be read in this place). `seed` is of what the loss
   draws at random, anew in each step. Where the model is `embedded`, `image` is
-  embeddings of the pictures, L2-normalised, of any float type. Pictures of
+  embeddings of the images, L2-normalised, of any float type. Images of
   `image_shape` come best as rows of bytes, (B, H*W*3): with their axes apart, a
   TPU keeps a batch with the examples innermost, and has to copy all of it to
   cut it into microbatches.

@@ -355,7 +355,7 @@ def _show(config, workdir, evals, results, main_process: bool) -> None:
   for name, (_, evaluator) in evals.items():
     cards = [
         report.Card(
-            picture=show(evaluator.source[e.index], np.random.default_rng(0))[
+            image=show(evaluator.source[e.index], np.random.default_rng(0))[
                 "image"
             ],
             truth=e.truth,

@@ -1,4 +1,4 @@
-"""Texts and pictures that go wrong somewhere."""
+"""Texts and images that go wrong somewhere."""
 
 import io
 
@@ -130,19 +130,19 @@ def texts() -> list[str]:
   return found
 
 
-def png(picture: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
   """A file's bytes."""
   data = io.BytesIO()
-  picture.save(data, "png")
+  image.save(data, "png")
   return data.getvalue()
 
 
-def pictures() -> dict[str, Image.Image]:
+def images() -> dict[str, Image.Image]:
   """Odd sizes, one pixel, large ones, and every mode a file may have."""
   rng = np.random.default_rng(0)
 
   def noise(h, w, channels):
-    # Smooth, as pictures are, with some edges.
+    # Smooth, as images are, with some edges.
     y, x = np.mgrid[:h, :w]
     waves = [np.sin(x / (3 + c) + y / (5 + c)) * 100 + 128 for c in range(4)]
     pixels = np.stack(waves[:channels], -1) + rng.normal(

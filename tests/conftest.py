@@ -42,12 +42,12 @@ def command():
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory) -> Path:
-  """A folder of pictures, tokenizer.model and tiny.py, a config for them."""
+  """A folder of images, tokenizer.model and tiny.py, a config for them."""
   from siglip_jax.data import folders
   from siglip_jax.data import tokenizer
 
   place = tmp_path_factory.mktemp("place")
-  folder = fakes.captioned_folder(place / "pictures")
+  folder = fakes.captioned_folder(place / "images")
   source = folders.folder_source(folder)
   texts = (source[i]["text"] for i in range(len(source)))
   tokenizer.train(texts, place / "tokenizer.model", vocab_size=400)

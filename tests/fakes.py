@@ -37,21 +37,21 @@ class ListSource:
 
 
 def png(color, size=16):
-  """A plain picture."""
+  """A plain image."""
   out = io.BytesIO()
   Image.new("RGB", (size, size), color).save(out, format="png")
   return out.getvalue()
 
 
 def captioned_folder(folder: Path, count: int = 48) -> Path:
-  """Plain pictures of a few colors, with captions."""
+  """Plain images of a few colors, with captions."""
   folder.mkdir(parents=True, exist_ok=True)
   rng = np.random.default_rng(0)
   for i in range(count):
     name, color = list(COLORS.items())[i % len(COLORS)]
     noisy = np.clip(np.array(color) + rng.integers(-20, 20, 3), 0, 255)
     (folder / f"{i:03d}.png").write_bytes(png(tuple(int(c) for c in noisy)))
-    (folder / f"{i:03d}.txt").write_text(f"a {name} picture number {i % 3}")
+    (folder / f"{i:03d}.txt").write_text(f"a {name} image number {i % 3}")
   return folder
 
 

@@ -135,8 +135,8 @@ def siglip2_folder(folder: Path) -> None:
   )
   side = patch * grid
   rng = np.random.default_rng(0)
-  pictures = rng.integers(0, 256, (5, side, side, 3), np.uint8)
-  inputs = processor(images=list(pictures), return_tensors="pt")
+  images = rng.integers(0, 256, (5, side, side, 3), np.uint8)
+  inputs = processor(images=list(images), return_tensors="pt")
   text = np.array(ids(tokenizer, awkward.texts()[::60][:5]), np.int32)
   with torch.no_grad():
     found = model(**inputs, input_ids=torch.tensor(text), return_loss=True)
@@ -147,7 +147,7 @@ def siglip2_folder(folder: Path) -> None:
   np.savez_compressed(
       folder / "expected.npz",
       allow_pickle=False,
-      image=(pictures / 127.5 - 1).astype(np.float32),
+      image=(images / 127.5 - 1).astype(np.float32),
       text=text,
       zimg=found.image_embeds,
       ztxt=found.text_embeds,
@@ -165,25 +165,25 @@ def ids(tokenizer, texts) -> list[list[int]]:
 
 
 def transformers_pixels(method: int) -> dict[str, np.ndarray]:
-  """Pictures as transformers makes them, (H, W, 3) in [-1, 1]."""
+  """Images as transformers makes them, (H, W, 3) in [-1, 1]."""
   from transformers.models.siglip import image_processing_pil_siglip
 
   make = image_processing_pil_siglip.SiglipImageProcessorPil(
       size={"height": SIDE, "width": SIDE}, resample=method
   )
   return {
-      name: make(picture)["pixel_values"][0].transpose(1, 2, 0)
-      for name, picture in awkward.pictures().items()
+      name: make(image)["pixel_values"][0].transpose(1, 2, 0)
+      for name, image in awkward.images().items()
   }
 
 
 def big_vision_pixels() -> dict[str, np.ndarray]:
-  """Pictures as big_vision makes them, bytes."""
+  """Images as big_vision makes them, bytes."""
   import tensorflow as tf
 
   found = {}
-  for name, picture in awkward.pictures().items():
-    x = tf.io.decode_image(awkward.png(picture), 3, expand_animations=False)
+  for name, image in awkward.images().items():
+    x = tf.io.decode_image(awkward.png(image), 3, expand_animations=False)
     x = tf.image.resize(x, (SIDE, SIDE), method="bilinear", antialias=False)
     found[name] = tf.cast(x, tf.uint8).numpy()
   return found

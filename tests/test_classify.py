@@ -14,49 +14,49 @@ MODULE = "siglip_jax.classify"
 
 
 @pytest.fixture(scope="module")
-def picture(place):
-  path = place / "a [bold] picture.png"
+def image(place):
+  path = place / "a [bold] image.png"
   path.write_bytes(fakes.png(fakes.COLORS["red"]))
   return path
 
 
-def test_the_table_has_a_row_a_picture_and_a_column_a_label(
-    command, trained, place, picture
+def test_the_table_has_a_row_an_image_and_a_column_a_label(
+    command, trained, place, image
 ):
-  other = place / "pictures" / "001.png"
+  other = place / "images" / "001.png"
   done = command.run(
       MODULE,
       f"--model={trained}",
-      picture,
+      image,
       other,
       "--labels=red, [green], blue",
       status=0,
   )
   rows = [[c.strip() for c in x.split("│")] for x in done.out.splitlines()]
-  (head,) = [x for x in done.out.splitlines() if "picture " in x][:1]
+  (head,) = [x for x in done.out.splitlines() if "image " in x][:1]
   assert [x.strip() for x in head.strip("┃").split("┃")] == (
-      ["picture", "red", "[green]", "blue"]
+      ["image", "red", "[green]", "blue"]
   )
   named = {row[1]: row[2:5] for row in rows if len(row) > 4}
-  assert list(named) == [str(picture), str(other)]
+  assert list(named) == [str(image), str(other)]
   for cells in named.values():
     assert all(0 <= float(c.rstrip("%")) <= 100 for c in cells)
 
 
-def test_json_holds_what_the_model_says(command, trained, picture):
+def test_json_holds_what_the_model_says(command, trained, image):
   labels = ["red", "grün"]
   done = command.run(
       MODULE,
       f"--model={trained}",
       "--json",
-      picture,
+      image,
       f"--labels={','.join(labels)}",
       status=0,
   )
   ((row),) = json.loads(done.out)
-  assert row["picture"] == str(picture)
+  assert row["image"] == str(image)
   assert list(row["probabilities"]) == labels and "grün" in done.out
-  expected = siglip_jax.load(trained).classify([picture], labels)
+  expected = siglip_jax.load(trained).classify([image], labels)
   np.testing.assert_allclose(
       list(row["probabilities"].values()), expected[0], rtol=1e-5
   )
@@ -65,21 +65,21 @@ def test_json_holds_what_the_model_says(command, trained, picture):
 @pytest.mark.parametrize(
     "arguments, match",
     [
-        ("--model=MODEL --labels=a,b", "Give a model, pictures and labels"),
-        ("--model=MODEL PICTURE", "Give a model, pictures and labels"),
-        ("PICTURE --labels=a", "Give a model: --model=DIR"),
-        ("--model=MODEL PICTURE --labels=a,,b", "Labels must differ"),
-        ("--model=MODEL PICTURE --labels=a,a", "Labels must differ"),
-        ("--model=MODEL PICTURE --label=a", "'label'. Did you mean: labels"),
-        ("--model=MODEL gone.png --labels=a", "There is no picture gone.png"),
-        ("--model=MODEL MODEL --labels=a", "There is no picture"),
-        ("--model=MODEL BAD --labels=a", "bad.png cannot be read as a picture"),
-        ("--model=GONE PICTURE --labels=a", "gone: expected a workdir, a"),
-        ("--model=PICTURE PICTURE --labels=a", "red.png is no .npz"),
-        ("--model=CUT PICTURE --labels=a", "config.json is damaged"),
-        ("--model=OTHER PICTURE --labels=a", "There is no model.safetensors"),
-        ("--model=EMPTY PICTURE --labels=a", "There is no checkpoint in"),
-        ("--model=SWAPPED PICTURE --labels=a", "not the tokenizer the weights"),
+        ("--model=MODEL --labels=a,b", "Give a model, images and labels"),
+        ("--model=MODEL IMAGE", "Give a model, images and labels"),
+        ("IMAGE --labels=a", "Give a model: --model=DIR"),
+        ("--model=MODEL IMAGE --labels=a,,b", "Labels must differ"),
+        ("--model=MODEL IMAGE --labels=a,a", "Labels must differ"),
+        ("--model=MODEL IMAGE --label=a", "'label'. Did you mean: labels"),
+        ("--model=MODEL gone.png --labels=a", "There is no image gone.png"),
+        ("--model=MODEL MODEL --labels=a", "There is no image"),
+        ("--model=MODEL BAD --labels=a", "bad.png cannot be read as an image"),
+        ("--model=GONE IMAGE --labels=a", "gone: expected a workdir, a"),
+        ("--model=IMAGE IMAGE --labels=a", "red.png is no .npz"),
+        ("--model=CUT IMAGE --labels=a", "config.json is damaged"),
+        ("--model=OTHER IMAGE --labels=a", "There is no model.safetensors"),
+        ("--model=EMPTY IMAGE --labels=a", "There is no checkpoint in"),
+        ("--model=SWAPPED IMAGE --labels=a", "not the tokenizer the weights"),
     ],
 )
 def test_mistakes_are_one_line(command, trained, place, arguments, match):
@@ -95,7 +95,7 @@ def test_mistakes_are_one_line(command, trained, place, arguments, match):
   tokenizer.train(["other words"], swapped / "tokenizer.model", vocab_size=300)
   paths = {
       "MODEL": trained,
-      "PICTURE": place / "red.png",
+      "IMAGE": place / "red.png",
       "BAD": place / "bad.png",
       "GONE": place / "gone",
       "CUT": place / "cut",

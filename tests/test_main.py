@@ -81,7 +81,7 @@ def wrong(place):
         # Devices: one here.
         ("--config.mesh.data=3", "mesh must use every device: there are 1"),
         # Data.
-        ("--config.data.path=WRONG/empty", "empty is empty: expected pictures"),
+        ("--config.data.path=WRONG/empty", "empty is empty: expected images"),
         ("--config.data.path=WRONG/gone", "no folder .*gone"),
         ("--config.data.path=WRONG/latin --config.data.split=all", "UTF-8"),
         ("--config.data.split=tran", "all, train or validation; got 'tran'"),

@@ -15,7 +15,7 @@ def write(tmp_path, name="owl", history=None):
     history = [{"step": 10 * i, "train/loss": 3.0 / i} for i in range(1, 5)]
     history += [{"step": 40, top1: 0.5}, {"step": 50, "train/loss": None}]
   card = report.Card(
-      picture=np.full((8, 8, 3), 200, np.uint8),
+      image=np.full((8, 8, 3), 200, np.uint8),
       truth=name,
       guesses=[("cat", 0.61), (name, 0.3)],
   )
@@ -76,7 +76,7 @@ def test_charts_follow_the_colour_scheme(tmp_path):
 
 
 def test_right_card():
-  picture = np.zeros((2, 2, 3), np.uint8)
-  card = report.Card(picture=picture, truth="owl", guesses=[("owl", 0.9)])
+  image = np.zeros((2, 2, 3), np.uint8)
+  card = report.Card(image=image, truth="owl", guesses=[("owl", 0.9)])
   assert card.right
   assert "&#10003; right" in report._card(card)

@@ -61,7 +61,7 @@ def locking(**img):
 
 
 def train(c, devices=8, steps=3, data=None, rows=False):
-  """Some steps; `rows` gives pictures as `main` does, as rows of bytes."""
+  """Some steps; `rows` gives images as `main` does, as rows of bytes."""
   run = Run(c, sharding.make_mesh(**c.mesh, devices=jax.devices()[:devices]))
   state, losses = run.init(), []
   first = jax.device_get(state.params)
@@ -112,7 +112,7 @@ def test_microbatches_give_the_gradients_of_the_full_batch(reference):
 
 
 @pytest.mark.tpu_compile
-def test_no_second_copy_of_the_pictures_is_made(slices):
+def test_no_second_copy_of_the_images_is_made(slices):
   where = slices("v4:2x2x1")
   c = config(batch_size=4096, microbatch=512)
   _, lowered = estimate.lower(c, where)

@@ -277,15 +277,15 @@ def test_the_newest_checkpoint_is_evaluated_alone(place, finish, trained):
   assert (copy / "report.html").stat().st_size > 10_000
 
 
-def test_unreadable_pictures_are_replaced_counted_and_named(place, finish):
-  pictures = place / "some_bad"
-  fakes.captioned_folder(pictures)
-  train = folders.folder_source(pictures, "train")
+def test_unreadable_images_are_replaced_counted_and_named(place, finish):
+  images = place / "some_bad"
+  fakes.captioned_folder(images)
+  train = folders.folder_source(images, "train")
   for i in (3, 30):
     bad = Path(train.key(i))
     bad.write_bytes(bad.read_bytes()[:40])
   config = (place / "tiny.py").read_text()
-  config = config.replace(str(place / "pictures"), str(pictures))
+  config = config.replace(str(place / "images"), str(images))
   config = config.replace("warmup_steps=2", "warmup_epochs=1")
   (place / "bad.py").write_text(config)
   out = finish(place / "bad", "--config.total_steps=7", config="bad.py")

@@ -203,7 +203,7 @@ def _check_rules_fit(c: Mapping[str, Any], params: Mapping) -> None:
 
 
 def _check_embedded(c: Mapping[str, Any]) -> None:
-  """Without an image tower, pictures are embeddings everywhere, and only so."""
+  """Without an image tower, images are embeddings everywhere, and only so."""
   embedded = TwoTowers(**c["model"]).embedded
   given = {"config.data": c["data"]}
   given |= {f"config.evals.{name}": s for name, s in c["evals"].items()}

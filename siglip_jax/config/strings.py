@@ -1,7 +1,7 @@
 """The preprocessing of a config: its strings must agree with each other.
 
 `config.data.pp` makes examples of records in training; `config.preprocess`
-makes pictures and texts alone, in evaluation and ever after.
+makes images and texts alone, in evaluation and ever after.
 """
 
 from collections.abc import Mapping
@@ -91,7 +91,7 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
   wanted = None if embedded else image.value_range
   if image.value_range is None or train.value_range != wanted:
     raise UserError(
-        "config.data.pp and config.preprocess.image must end their picture's"
+        "config.data.pp and config.preprocess.image must end their image's"
         " part in the same value_range, where config.data are not embeddings;"
         f" got {train.value_range} and {image.value_range}."
     )
@@ -134,8 +134,8 @@ def _variant(
   return zoo.get(section["variant"]) if "variant" in section else None
 
 
-def picture_part(spec: str) -> str:
-  """The part of a string that makes a picture, up to its value_range.
+def image_part(spec: str) -> str:
+  """The part of a string that makes an image, up to its value_range.
 
   Raises:
     UserError: it has none.
@@ -144,11 +144,11 @@ def picture_part(spec: str) -> str:
   names = [name for name, *_ in calls]
   if "value_range" not in names:
     raise UserError(
-        "Preprocessing of pictures must end in value_range, as in"
+        "Preprocessing of images must end in value_range, as in"
         f" 'decode|resize(224)|value_range(-1,1)'; got {spec!r}."
     )
-  pictures = calls[: names.index("value_range") + 1]
-  return render(call for call in pictures if call[0] != "tokenize")
+  images = calls[: names.index("value_range") + 1]
+  return render(call for call in images if call[0] != "tokenize")
 
 
 def tower(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def same_tower(key: str, one: Any, other: Any) -> bool:
 def check_embeddings(
     config: ml_collections.ConfigDict, found: Embeddings
 ) -> None:
-  """Embeddings must be what the config's image tower makes of pictures.
+  """Embeddings must be what the config's image tower makes of images.
 
   Raises:
     UserError: they are another tower's, or of other pixels.
@@ -188,7 +188,7 @@ def check_embeddings(
 def check_evaluation(
     config: ml_collections.ConfigDict, found: Embeddings, digest: str
 ) -> None:
-  """`check_embeddings` of an evaluation, which needs all pictures, unchanged.
+  """`check_embeddings` of an evaluation, which needs all images, unchanged.
 
   Args:
     config: of the run.
@@ -207,9 +207,9 @@ def check_evaluation(
     )
   if found.manifest["crops"] or found.manifest["skipped"]:
     raise UserError(
-        "Evaluation needs every picture once, as config.preprocess.image makes"
+        "Evaluation needs every image once, as config.preprocess.image makes"
         f" it; {found.folder} was made with --crops={found.manifest['crops']}"
-        f" and {found.manifest['skipped']} unreadable pictures skipped."
+        f" and {found.manifest['skipped']} unreadable images skipped."
     )
 
 

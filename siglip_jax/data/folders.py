@@ -1,4 +1,4 @@
-"""Folders of pictures, captions in a .txt beside each or a captions.jsonl."""
+"""Folders of images, captions in a .txt beside each or a captions.jsonl."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -11,12 +11,12 @@ from typing import Any
 from siglip_jax.data.images import ImageError
 from siglip_jax.errors import UserError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
-  """Pictures of a folder and their captions."""
+  """Images of a folder and their captions."""
 
   folder: Path
   entries: Sequence[tuple[str, str]]  # path inside the folder, caption
@@ -32,19 +32,19 @@ class FolderSource:
       raise ImageError(e.strerror) from None
 
   def key(self, index: int) -> str:
-    """The path of the picture."""
+    """The path of the image."""
     return str(self.folder / self.entries[index][0])
 
 
 def folder_source(path: str | Path, split: str = "all") -> FolderSource:
-  """Pictures with a .txt beside each, or named in a captions.jsonl.
+  """Images with a .txt beside each, or named in a captions.jsonl.
 
   Args:
     path: the folder, read with all its subfolders.
     split: "all", "train", or "validation": a twentieth by a hash of the path.
 
   Raises:
-    UserError: no such folder, no picture in it, a picture without a caption,
+    UserError: no such folder, no image in it, an image without a caption,
       or a caption file that is not UTF-8 or not as described.
   """
   folder = Path(path).expanduser()
@@ -53,13 +53,13 @@ def folder_source(path: str | Path, split: str = "all") -> FolderSource:
         f"The split of a folder is all, train or validation; got {split!r}."
     )
   if not folder.is_dir():
-    raise UserError(f"There is no folder {folder}: give a folder of pictures.")
+    raise UserError(f"There is no folder {folder}: give a folder of images.")
   captions = folder / "captions.jsonl"
   entries = _from_jsonl(captions) if captions.exists() else _from_txt(folder)
   if not entries:
     raise UserError(
-        f"The folder {folder} is empty: expected pictures"
-        f" ({', '.join(PICTURES)}) with a .txt beside each, or a"
+        f"The folder {folder} is empty: expected images"
+        f" ({', '.join(IMAGES)}) with a .txt beside each, or a"
         " captions.jsonl."
     )
   if split != "all":
@@ -67,8 +67,8 @@ def folder_source(path: str | Path, split: str = "all") -> FolderSource:
     entries = [e for e in entries if _in_validation(e[0]) == wanted]
     if not entries:
       raise UserError(
-          f"The folder {folder} has no picture in the split {split}: a"
-          " twentieth goes to validation by a hash of the path. Add pictures,"
+          f"The folder {folder} has no image in the split {split}: a"
+          " twentieth goes to validation by a hash of the path. Add images,"
           " or use split='all'."
       )
   return FolderSource(folder, tuple(entries))
@@ -77,7 +77,7 @@ def folder_source(path: str | Path, split: str = "all") -> FolderSource:
 def _from_txt(folder: Path) -> list[tuple[str, str]]:
   entries = []
   for path in sorted(folder.rglob("*")):
-    if path.suffix.lower() in PICTURES and path.is_file():
+    if path.suffix.lower() in IMAGES and path.is_file():
       caption = path.with_suffix(".txt")
       if not caption.is_file():
         raise UserError(
@@ -112,7 +112,7 @@ def _from_jsonl(captions: Path) -> list[tuple[str, str]]:
     if not full.is_relative_to(captions.parent.resolve()):
       raise UserError(f"{where}: {path!r} is outside the folder.")
     if not full.is_file():
-      raise UserError(f"{where}: there is no picture {path!r}.")
+      raise UserError(f"{where}: there is no image {path!r}.")
     entries.append((path, text))
   return entries
 

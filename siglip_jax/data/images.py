@@ -1,4 +1,4 @@
-"""Encoded pictures to upright RGB, whatever they are."""
+"""Encoded images to upright RGB, whatever they are."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 class ImageError(ValueError):
-  """These bytes are no picture, or none that should be decoded."""
+  """These bytes are no image, or none that should be decoded."""
 
 
 def decode(
@@ -25,18 +25,18 @@ def decode(
     near: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> UInt8[np.ndarray, "H W C"]:
-  """Decodes a picture, rotated as its EXIF says; 16 bits become 8.
+  """Decodes an image, rotated as its EXIF says; 16 bits become 8.
 
   Args:
-    data: the file's bytes, or an opened picture, which stays open. Of an
-      animation, the first picture is taken.
+    data: the file's bytes, or an opened image, which stays open. Of an
+      animation, the first image is taken.
     alpha: return RGBA; otherwise what is transparent becomes white.
     near: a side in pixels that is enough; JPEGs are decoded at the smallest
       DCT scale above it, which is up to twice as fast.
     max_pixels: width times height that is refused before anything is decoded.
 
   Raises:
-    ImageError: empty, truncated, no picture, not of `FORMATS`, or over
+    ImageError: empty, truncated, no image, not of `FORMATS`, or over
       max_pixels.
   """
   try:
@@ -75,7 +75,7 @@ def _opened(data: bytes | Image.Image):
 def composite(
     rgba: UInt8[np.ndarray, "H W 4"], color: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "H W 3"]:
-  """Puts a picture on a plain background."""
+  """Puts an image on a plain background."""
   alpha = rgba[..., 3:].astype(np.uint16)
   mixed = rgba[..., :3] * alpha + np.array(color, np.uint16) * (255 - alpha)
   return ((mixed + 127) // 255).astype(np.uint8)

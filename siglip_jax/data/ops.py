@@ -96,7 +96,7 @@ def inception_crop(record, rng, size, area_min=5, area_max=100):
 
 
 def flip_lr(record, rng):
-  """Mirrors every second picture; not for captions that say left or right."""
+  """Mirrors every second image; not for captions that say left or right."""
   if rng.random() < 0.5:
     return record | {"image": record["image"][:, ::-1]}
   return record
@@ -110,7 +110,7 @@ def affine(record, rng, degrees=15, shift=0.1, zoom_min=0.8, zoom_max=1.1):
   zoom_x, zoom_y = rng.uniform(zoom_min, zoom_max, 2)
   dx, dy = rng.uniform(-shift, shift, 2) * (w, h)
   cos, sin = np.cos(angle), np.sin(angle)
-  # From the new picture to the old one, so all of it is inverse.
+  # From the new image to the old one, so all of it is inverse.
   a, b, c, d = cos / zoom_x, sin / zoom_x, -sin / zoom_y, cos / zoom_y
   x, y = (w - 1) / 2, (h - 1) / 2
   x0, y0 = x + dx, y + dy
@@ -236,7 +236,7 @@ def _crop(record, top, left, h, w):
 def _check_crop(h, w, size):
   if size > min(h, w):
     raise UserError(
-        f"A crop of {size} pixels needs a picture at least as large; got"
+        f"A crop of {size} pixels needs an image at least as large; got"
         f" {h} x {w}. Put resize_small({size}) before it."
     )
 

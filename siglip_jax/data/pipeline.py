@@ -142,7 +142,7 @@ def eval_batches(
     the last example.
 
   Raises:
-    UserError: a picture that cannot be read; an evaluation replaces none.
+    UserError: an image that cannot be read; an evaluation replaces none.
   """
   _check(source, batch_size, process_count)
   steps = -(-len(source) // batch_size)
@@ -155,7 +155,7 @@ def eval_batches(
     except ImageError as e:
       raise UserError(
           f"{source.key(index)} cannot be read: {e}. Evaluation needs all"
-          " pictures; repair or remove it."
+          " images; repair or remove it."
       ) from None
     return {"image": image, "mask": np.array(slot < len(source))}
 
@@ -173,7 +173,7 @@ def _stack(examples: Sequence[Batch]) -> Batch:
     if len(shapes) > 1:
       raise UserError(
           f"The {key!r} of a batch must have one shape; got {shapes}. End the"
-          " preprocessing of pictures in resize or a crop."
+          " preprocessing of images in resize or a crop."
       )
     batch[key] = np.stack(values)
   return batch

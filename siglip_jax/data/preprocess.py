@@ -3,7 +3,7 @@
   decode|resize(224)|value_range(-1,1)
   lower|tokenize(max_len=64, model="c4_en", eos="sticky", pad_value=1)
 
-Operations are separated by "|" and take literal arguments. Pictures stay uint8
+Operations are separated by "|" and take literal arguments. Images stay uint8
 on the host: value_range only says what the device makes of the bytes.
 """
 
@@ -46,13 +46,13 @@ class Preprocess:
 
   Attributes:
     spec: the string.
-    value_range: (low, high) of the pictures on the device, or None.
+    value_range: (low, high) of the images on the device, or None.
     tokenizer: the tokenizer of `tokenize`, or None.
 
   Raises:
-    UserError: an unknown operation, arguments it does not take, or a picture
+    UserError: an unknown operation, arguments it does not take, or an image
       operation after value_range. Calling raises it where an operation cannot
-      be applied, and ImageError where the picture cannot be decoded.
+      be applied, and ImageError where the image cannot be decoded.
   """
 
   def __init__(
@@ -69,7 +69,7 @@ class Preprocess:
     for name, args, kwargs in parse(spec):
       if self.value_range and name not in _AFTER_VALUE_RANGE:
         raise UserError(
-            "value_range must be the last operation on pictures, which are"
+            "value_range must be the last operation on images, which are"
             f" bytes until the device; got {name} after it in {spec!r}."
         )
       if name == "value_range":

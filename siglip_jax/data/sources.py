@@ -1,6 +1,6 @@
 """Random access to records: TFDS data sets, folders, embeddings.
 
-A record is a flat dict; "image" is an encoded picture, texts are strings.
+A record is a flat dict; "image" is an encoded image, texts are strings.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ def make(
   if sum(x is not None for x in (name, path, embeddings)) != 1:
     raise UserError(
         "Data need either `name` (a TFDS data set), `path` (a folder of"
-        " pictures) or `embeddings` (a folder that siglip_jax.embed wrote); got"
+        " images) or `embeddings` (a folder that siglip_jax.embed wrote); got"
         f" name={name!r}, path={path!r}, embeddings={embeddings!r}."
     )
   if embeddings is not None:
@@ -75,14 +75,14 @@ class TfdsSource:
     builder = tfds.builder_from_directory(folder)
     features = builder.info.features
     assert isinstance(features, tfds.features.FeaturesDict), features
-    self._pictures = frozenset(
+    self._images = frozenset(
         k for k, f in features.items() if isinstance(f, tfds.features.Image)
     )
     as_data_source: Any = builder.as_data_source  # a decorator hides its type
     try:
       self._data = as_data_source(
           split,
-          decoders={k: tfds.decode.SkipDecoding() for k in self._pictures},
+          decoders={k: tfds.decode.SkipDecoding() for k in self._images},
       )
     except NotImplementedError:
       raise UserError(
@@ -104,7 +104,7 @@ class TfdsSource:
     return len(self._data)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    return _flat(self._data[index], self._pictures)
+    return _flat(self._data[index], self._images)
 
   def key(self, index: int) -> str:
     """Data set, split and number."""
@@ -137,15 +137,15 @@ def tfds_source(name: str, split: str, *, data_dir: str | Path) -> TfdsSource:
 
 
 def _flat(
-    record: Mapping[str, Any], pictures: Set[str], prefix: str = ""
+    record: Mapping[str, Any], images: Set[str], prefix: str = ""
 ) -> dict[str, Any]:
-  """Nested features joined by "/"; texts as str, `pictures` as bytes."""
+  """Nested features joined by "/"; texts as str, `images` as bytes."""
   flat = {}
   for key, value in record.items():
     name = f"{prefix}{key}"
     if isinstance(value, Mapping):
-      flat |= _flat(value, pictures, f"{name}/")
-    elif isinstance(value, bytes) and name not in pictures:
+      flat |= _flat(value, images, f"{name}/")
+    elif isinstance(value, bytes) and name not in images:
       flat[name] = value.decode("utf-8")
     else:
       flat[name] = value

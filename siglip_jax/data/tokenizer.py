@@ -1,6 +1,6 @@
 """Tokenizers, read and trained.
 
-  python -m siglip_jax.data.tokenizer --path=PICTURES --out=tokenizer.model
+  python -m siglip_jax.data.tokenizer --path=IMAGES --out=tokenizer.model
 
 trains one on the captions of a folder.
 """
@@ -228,7 +228,7 @@ def train(texts: Iterable[str], path: str | Path, *, vocab_size: int) -> None:
   part.replace(path)
 
 
-_PATH = flags.DEFINE_string("path", None, "Folder of captioned pictures.")
+_PATH = flags.DEFINE_string("path", None, "Folder of captioned images.")
 _OUT = flags.DEFINE_string("out", "tokenizer.model", "File to write.")
 _VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 8000, "Most pieces to learn.")
 
@@ -237,7 +237,7 @@ def main(argv: Sequence[str]) -> None:
   """Trains a tokenizer on a folder's captions."""
   del argv
   if not _PATH.value:
-    raise UserError("--path=FOLDER is needed: pictures with captions.")
+    raise UserError("--path=FOLDER is needed: images with captions.")
   source = sources.make(path=_PATH.value, split="train")
   texts = (source[i]["text"] for i in range(len(source)))
   train(texts, _OUT.value, vocab_size=_VOCAB_SIZE.value)

@@ -1,7 +1,7 @@
-"""python -m siglip_jax.demo --model=WORKDIR [--pictures=FOLDER].
+"""python -m siglip_jax.demo --model=WORKDIR [--images=FOLDER].
 
-A web page on this machine alone: drop a picture and type labels, or search a
-folder of pictures by text. It needs no network, asks nothing of it, and tells
+A web page on this machine alone: drop an image and type labels, or search a
+folder of images by text. It needs no network, asks nothing of it, and tells
 it nothing. Needs `pip install siglip_jax[demo]`.
 """
 
@@ -21,10 +21,10 @@ from siglip_jax.inference import flags as model_flags
 from siglip_jax.inference.model import SigLIP
 
 HOST = "127.0.0.1"
-_SHOWN = 12  # pictures found
+_SHOWN = 12  # images found
 
-_PICTURES = flags.DEFINE_string(
-    "pictures", None, "Folder of pictures to search by text."
+_IMAGES = flags.DEFINE_string(
+    "images", None, "Folder of images to search by text."
 )
 _PORT = flags.DEFINE_integer(
     "port", 7860, "Port of the page.", lower_bound=1, upper_bound=2**16 - 1
@@ -36,10 +36,10 @@ def main(argv: Sequence[str]) -> None:
   del argv
   _check_gradio()
   model = model_flags.load()
-  album = album_lib.make(model, _PICTURES.value) if _PICTURES.value else None
+  album = album_lib.make(model, _IMAGES.value) if _IMAGES.value else None
   gradio = _gradio()
   page = make_page(gradio, model, album)
-  allowed = [_PICTURES.value] if _PICTURES.value else []
+  allowed = [_IMAGES.value] if _IMAGES.value else []
   serve(gradio, page, port=_PORT.value, allowed=allowed)
   print(f"http://{HOST}:{_PORT.value}", flush=True)
   page.block_thread()
@@ -55,11 +55,11 @@ def split_labels(text: str) -> list[str]:
 def make_page(gradio: Any, model: SigLIP, album: album_lib.Album | None):
   """The page: a tab for labels and, with an album, one for searching it."""
 
-  def classify(picture: str | None, labels: str, template: str):
-    if picture is None:
-      raise UserError("Drop a picture first.")
+  def classify(image: str | None, labels: str, template: str):
+    if image is None:
+      raise UserError("Drop an image first.")
     names = split_labels(labels)
-    found = model.classify([picture], names, templates=[template or "{}"])
+    found = model.classify([image], names, templates=[template or "{}"])
     return dict(zip(names, map(float, found[0]), strict=True))
 
   def search(text: str):
@@ -72,7 +72,7 @@ def make_page(gradio: Any, model: SigLIP, album: album_lib.Album | None):
     with gradio.Tab("Labels"):
       _labels_tab(gradio, _told(gradio, classify))
     if album is not None:
-      with gradio.Tab(f"Search {len(album.paths)} pictures"):
+      with gradio.Tab(f"Search {len(album.paths)} images"):
         _search_tab(gradio, _told(gradio, search))
   return page
 
@@ -107,15 +107,15 @@ def serve(gradio: Any, page: Any, *, port: int, allowed: list[str]) -> None:
 def _labels_tab(gradio: Any, classify: Callable) -> None:
   with gradio.Row():
     with gradio.Column():
-      picture = gradio.Image(
-          label="Picture",
+      image = gradio.Image(
+          label="Image",
           type="filepath",
           image_mode=None,  # the file as it is: the model's decoder reads it
           sources=["upload", "clipboard"],
           height=320,
       )
       # Its own way opens the file to look, and fails with no word on the page.
-      picture.preprocess = lambda data: data.path if data else None
+      image.preprocess = lambda data: data.path if data else None
       labels = gradio.Textbox(
           label="Labels, with commas between them",
           value="cat, dog, car",
@@ -129,7 +129,7 @@ def _labels_tab(gradio: Any, classify: Callable) -> None:
         label="Probability, each on its own",
         elem_id="found",
     )
-  inputs = [picture, labels, template]
+  inputs = [image, labels, template]
   button.click(classify, inputs, found)
   labels.submit(classify, inputs, found)
 

@@ -1,4 +1,4 @@
-"""A folder of pictures, to be searched by text."""
+"""A folder of images, to be searched by text."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -18,11 +18,11 @@ _AT_A_TIME = 64  # between two looks at the progress
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Album:
-  """Pictures and their embeddings.
+  """Images and their embeddings.
 
   Attributes:
     model: what made the embeddings.
-    paths: the pictures.
+    paths: the images.
     zimg: an embedding each.
   """
 
@@ -31,7 +31,7 @@ class Album:
   zimg: Float[np.ndarray, "N D"]
 
   def search(self, text: str, count: int) -> list[tuple[Path, float]]:
-    """The pictures nearest to a text and their probabilities, best first."""
+    """The images nearest to a text and their probabilities, best first."""
     ztxt = self.model.encode_text([text])
     # By cosine: far probabilities round to the same zero.
     order = np.argsort(-(self.zimg @ ztxt[0]), kind="stable")[:count]
@@ -42,23 +42,23 @@ class Album:
 
 
 def make(model: SigLIP, folder: str | Path) -> Album:
-  """Encodes all pictures of a folder and its subfolders.
+  """Encodes all images of a folder and its subfolders.
 
-  What cannot be read as a picture is left out, and named in the log.
+  What cannot be read as an image is left out, and named in the log.
 
   Raises:
     UserError: no such folder, or none in it that can be read.
   """
   folder = Path(folder).expanduser()
   if not folder.is_dir():
-    raise UserError(f"There is no folder {folder}: give a folder of pictures.")
+    raise UserError(f"There is no folder {folder}: give a folder of images.")
   paths = sorted(
       p
       for p in folder.rglob("*")
-      if p.suffix.lower() in folders.PICTURES and p.is_file()
+      if p.suffix.lower() in folders.IMAGES and p.is_file()
   )
   read, zimg = [], []
-  with progress.Pace("pictures", total=len(paths)) as pace:
+  with progress.Pace("images", total=len(paths)) as pace:
     for start in range(0, len(paths), _AT_A_TIME):
       some = paths[start : start + _AT_A_TIME]
       for path, z in _encoded(model, some):
@@ -67,8 +67,8 @@ def make(model: SigLIP, folder: str | Path) -> Album:
       pace.update(start + len(some))
   if not read:
     raise UserError(
-        f"The folder {folder} has no pictures that can be read, of"
-        f" {len(paths)} files named as such ({', '.join(folders.PICTURES)})."
+        f"The folder {folder} has no images that can be read, of"
+        f" {len(paths)} files named as such ({', '.join(folders.IMAGES)})."
     )
   return Album(model=model, paths=read, zimg=np.stack(zimg))
 

@@ -36,10 +36,10 @@ _DTYPE = flags.DEFINE_enum(
 _CROPS = flags.DEFINE_integer(
     "crops",
     0,
-    "Embeddings of each picture, as config.data.pp draws them; 0: one, as"
+    "Embeddings of each image, as config.data.pp draws them; 0: one, as"
     " config.preprocess.image makes it, which evaluation needs.",
 )
-_BATCH = flags.DEFINE_integer("batch_size", 256, "Pictures at a time, a host.")
+_BATCH = flags.DEFINE_integer("batch_size", 256, "Images at a time, a host.")
 _SHARD = flags.DEFINE_integer("shard_size", 16_384, "Examples a file.")
 _CLUSTER = join.define_flags()
 

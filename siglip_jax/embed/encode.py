@@ -1,4 +1,4 @@
-"""A data set to embeddings of its pictures: shards, in parts, again and again.
+"""A data set to embeddings of its images: shards, in parts, again and again.
 
 Each process encodes shards of its own on its own devices, so any number of
 hosts share the work through one folder and wait for each other only at the end.
@@ -132,7 +132,7 @@ def _made_with(config, crops: int) -> str:
   """The preprocessing to run."""
   if not crops:
     return config.preprocess.image
-  spec = strings.picture_part(config.data.pp)
+  spec = strings.image_part(config.data.pp)
   if crops > 1 and not any(name in ops.RANDOM for name, *_ in parse(spec)):
     raise UserError(
         f"--crops={crops} needs something random in config.data.pp, or all are"
@@ -183,17 +183,17 @@ def _check_same(path: Path, wanted: Mapping[str, Any]) -> None:
 def _encoder(
     model: TwoTowers, image: Mapping, make: crops_lib.Crops, dtype: np.dtype
 ) -> Callable[[np.ndarray], jax.Array]:
-  """Encodes pictures on this process's own devices."""
+  """Encodes images on this process's own devices."""
   mesh = sharding.make_mesh(jax.local_devices())
   params = jax.device_put(image, sharding.replicated(mesh))
   rows = sharding.batch_sharding(mesh)
 
-  def encode(params, pictures):
-    scaled = step_lib.scale(pictures, make.value_range)
+  def encode(params, images):
+    scaled = step_lib.scale(images, make.value_range)
     return model.encode_image(params, scaled).astype(dtype)
 
   compiled = jax.jit(sharding.on_mesh(mesh, encode), out_shardings=rows)
-  return lambda pictures: compiled(params, jax.device_put(pictures, rows))
+  return lambda images: compiled(params, jax.device_put(images, rows))
 
 
 def _write_shards(
@@ -240,10 +240,10 @@ def _missing(
 
 
 def _batch_size(options: Options, crops: int) -> int:
-  """Examples a batch: pictures over crops, a multiple of the devices."""
+  """Examples a batch: images over crops, a multiple of the devices."""
   devices = jax.local_device_count()
-  pictures = min(options.batch_size, options.shard_size * crops)
-  return -(-pictures // (crops * devices)) * devices
+  images = min(options.batch_size, options.shard_size * crops)
+  return -(-images // (crops * devices)) * devices
 
 
 def _behind(
@@ -252,7 +252,7 @@ def _behind(
   """Each batch and its embeddings, while the next one is being encoded."""
   before = None
   for batch in batches:
-    this = batch, encode(batch["pictures"])
+    this = batch, encode(batch["images"])
     if before is not None:
       yield before[0], np.asarray(jax.device_get(before[1]))
     before = this

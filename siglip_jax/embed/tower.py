@@ -27,7 +27,7 @@ def load(
 
   Raises:
     UserError: it is no trained one, not of the model's form, or is used to
-      pictures prepared otherwise.
+      images prepared otherwise.
   """
   section = config.init.to_dict() if "init" in config else {}
   if workdir is not None:
@@ -54,7 +54,7 @@ def load(
     )
   if notes:
     raise UserError(
-        f"The tower would see other pictures than it is used to. {notes[0]}."
+        f"The tower would see other images than it is used to. {notes[0]}."
         " Change config.preprocess.image."
     )
   return {"img": tree.unflatten(found.arrays)}, path

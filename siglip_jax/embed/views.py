@@ -1,6 +1,6 @@
-"""Pictures of examples by number, to be encoded rather than trained on.
+"""Images of examples by number, to be encoded rather than trained on.
 
-What cannot be read is skipped: with another picture in its place, a text would
+What cannot be read is skipped: with another image in its place, a text would
 have a wrong one for good.
 """
 
@@ -23,18 +23,18 @@ Example = tuple[int, np.ndarray, bytes]
 
 
 class Crops:
-  """Example number to pictures.
+  """Example number to images.
 
   Args:
     source: the examples.
     pp: preprocessing, ending in value_range.
-    side: of the pictures it must make, pixels.
-    crops: pictures an example, each with a random generator made of (seed,
-      number, crop); 0 is one picture as an evaluation sees it.
+    side: of the images it must make, pixels.
+    crops: images an example, each with a random generator made of (seed,
+      number, crop); 0 is one image as an evaluation sees it.
     seed: of all that is random.
 
   Attributes:
-    count: pictures an example, one or more.
+    count: images an example, one or more.
   """
 
   def __init__(
@@ -51,15 +51,15 @@ class Crops:
 
   @property
   def value_range(self) -> tuple[float, float]:
-    """Of the pictures on the device."""
+    """Of the images on the device."""
     assert self._pp.value_range is not None, self._pp.spec
     return self._pp.value_range
 
   def __call__(self, number: int) -> Example:
-    """Number, pictures, and the packed rest; number -1 where unreadable.
+    """Number, images, and the packed rest; number -1 where unreadable.
 
     Raises:
-      UserError: the preprocessing makes pictures of another shape.
+      UserError: the preprocessing makes images of another shape.
     """
     record = self.source[number]
     try:
@@ -71,12 +71,12 @@ class Crops:
     except ImageError as e:
       logging.warning("Skipped %s: %s", self.source.key(number), e)
       return self.padding()
-    for picture in made:
-      if picture.shape != self._shape:
+    for image in made:
+      if image.shape != self._shape:
         raise UserError(
-            f"Pictures must be {self._shape}, as config.image_size says;"
+            f"Images must be {self._shape}, as config.image_size says;"
             f" {self._pp.spec!r} makes {self.source.key(number)}"
-            f" {picture.shape}."
+            f" {image.shape}."
         )
     return number, np.stack(made), embeddings.pack_rest(record)
 
@@ -112,14 +112,14 @@ def batches(
   """Batches of `size` examples, each of one part, the last of a part padded.
 
   Args:
-    make: number to pictures.
+    make: number to images.
     parts: numbers of examples.
     size: examples a batch.
     num_threads: that read and preprocess.
     num_workers: processes that do so, instead; each has all the threads.
 
   Yields:
-    "pictures" (size * make.count, H, W, 3), "keys" (size,) with -1 for what is
+    "images" (size * make.count, H, W, 3), "keys" (size,) with -1 for what is
     not there, and "records", the packed rest.
   """
   padded = [np.pad(p, (0, -len(p) % size), constant_values=-1) for p in parts]
@@ -130,9 +130,9 @@ def batches(
 
 
 def _stack(examples: Sequence[Example]) -> dict:
-  keys, pictures, records = zip(*examples, strict=True)
+  keys, images, records = zip(*examples, strict=True)
   return {
       "keys": np.array(keys),
-      "pictures": np.concatenate(pictures),
+      "images": np.concatenate(images),
       "records": list(records),
   }

@@ -1,4 +1,4 @@
-"""Evaluators made from named data: which pictures, which names."""
+"""Evaluators made from named data: which images, which names."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def classification(
 
   Args:
     dataset: the name in metrics.
-    split: the pictures.
+    split: the images.
     text: record key of the right name; the candidates are the names of the
       splits `classes`.
     label: record key of the right class number; the candidates are the lines
@@ -34,12 +34,12 @@ def classification(
     classes: splits to take names from.
     class_file: a text file, one class name a line, in the order of the labels.
     templates: prompts; "{}" stands for the name.
-    gallery: pictures to show in the report; none where there are embeddings.
-    embeddings: folder of the pictures' embeddings, for a run without an image
+    gallery: images to show in the report; none where there are embeddings.
+    embeddings: folder of the images' embeddings, for a run without an image
       tower; `data` are for `classes` alone then.
     **data: `name`, `path`, `data_dir`, as in config.data.
   """
-  source = _pictures(split, embeddings, data)
+  source = _images(split, embeddings, data)
   if text is not None and label is None:
     truths = _texts(source, text)
     names = sorted(
@@ -79,18 +79,18 @@ def retrieval(
     **data,
 ) -> Retrieval:
   """Image-text retrieval within a split, captions under record key `text`."""
-  source = _pictures(split, embeddings, data)
+  source = _images(split, embeddings, data)
   return Retrieval(dataset=dataset, source=source, texts=_texts(source, text))
 
 
-def _pictures(split: str, embeddings: str | None, data) -> sources.Source:
+def _images(split: str, embeddings: str | None, data) -> sources.Source:
   if embeddings:
     return sources.make(split=split, embeddings=embeddings)
   return sources.make(split=split, **data)
 
 
 def _texts(source, key: str) -> list[str]:
-  """The texts of a source, without its pictures being decoded."""
+  """The texts of a source, without its images being decoded."""
   return _values(source, key, str)
 
 

@@ -16,7 +16,7 @@ PHOTO = (
     "a photo of the small {}.",
     "a photo of the large {}.",
     "a drawing of a {}.",
-    "a picture that shows a {}.",
+    "an image that shows a {}.",
 )
 
 

@@ -15,14 +15,14 @@ _ROWS = 1024  # queries scored at a time, which bounds memory
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Retrieval:
-  """Pictures and captions of one source, each looked up by the other.
+  """Images and captions of one source, each looked up by the other.
 
-  Pictures with the same caption share one text; any of them is right for it.
+  Images with the same caption share one text; any of them is right for it.
 
   Attributes:
     dataset: the name in metrics.
-    source: pictures.
-    texts: the caption of each picture.
+    source: images.
+    texts: the caption of each image.
   """
 
   dataset: str
@@ -30,11 +30,11 @@ class Retrieval:
   texts: Sequence[str]
 
   def __post_init__(self):
-    """Raises UserError unless each picture has its caption."""
+    """Raises UserError unless each image has its caption."""
     if len(self.texts) != len(self.source) or not self.texts:
       raise UserError(
-          f"{self.dataset} needs pictures and one caption for each; got"
-          f" {len(self.texts)} captions and {len(self.source)} pictures."
+          f"{self.dataset} needs images and one caption for each; got"
+          f" {len(self.texts)} captions and {len(self.source)} images."
       )
 
   def run(self, encoder) -> Result:

@@ -1,4 +1,4 @@
-"""Zero-shot classification: pictures against the embeddings of class names."""
+"""Zero-shot classification: images against the embeddings of class names."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -10,12 +10,12 @@ from siglip_jax.errors import UserError
 from siglip_jax.evals import prompts
 from siglip_jax.evals import scores
 
-_ROWS = 1024  # pictures scored at a time, which bounds memory
+_ROWS = 1024  # images scored at a time, which bounds memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-  """A picture (its number in the source), its name, the three best names."""
+  """An image (its number in the source), its name, the three best names."""
 
   index: int
   truth: str
@@ -41,9 +41,9 @@ class Zeroshot:
 
   Attributes:
     dataset: the name in metrics.
-    source: pictures.
+    source: images.
     class_names: all candidates.
-    labels: the number of each picture's class.
+    labels: the number of each image's class.
     templates: prompts to average over; "{}" stands for the name.
     gallery: how many examples to return, spread evenly over the source.
   """
@@ -60,8 +60,8 @@ class Zeroshot:
     classes = len(self.class_names)
     if len(self.labels) != len(self.source):
       raise UserError(
-          f"{self.dataset} needs one label a picture; got {len(self.labels)}"
-          f" labels and {len(self.source)} pictures."
+          f"{self.dataset} needs one label an image; got {len(self.labels)}"
+          f" labels and {len(self.source)} images."
       )
     wrong = [i for i in self.labels if not 0 <= i < classes]
     if wrong:

@@ -57,7 +57,7 @@ def load(
     load("siglip-b16-256", weights="b16.npz", tokenizer="c4.model")
     load("b16.npz", tokenizer="c4.model")             big_vision's weights
 
-  A workdir and a transformers folder say how texts and pictures are prepared.
+  A workdir and a transformers folder say how texts and images are prepared.
   An .npz does not: it is prepared as the released model is that has its sizes,
   and refused where there is none, or `variant` does not say which.
 
@@ -66,11 +66,11 @@ def load(
     weights: of the released model named `path`: an .npz or a transformers
       folder, which are checked to be that model.
     tokenizer: the tokenizer's file; where it is published is in the error that
-      its absence gives. Pictures need none.
+      its absence gives. Images need none.
     variant: which released model an .npz is, or a `zoo.Variant` of your own.
     dtype: of activations and matmuls, one of `DTYPES`; as trained by default,
       which for released weights is float32.
-    batch_size: most pictures or texts at a time.
+    batch_size: most images or texts at a time.
 
   Raises:
     UserError: what is missing, damaged, or does not belong together.
@@ -245,7 +245,7 @@ def _of_npz(
     if variant is None:
       raise UserError(
           f"{path} has the sizes of no released model, so how its texts and"
-          " pictures are prepared is not known: load the workdir or the"
+          " images are prepared is not known: load the workdir or the"
           " transformers folder it is from."
       )
     logging.warning("%s is taken as %s, by its sizes.", path, variant.name)

@@ -1,4 +1,4 @@
-"""Embeddings of pictures and texts, sharded over the devices of a mesh."""
+"""Embeddings of images and texts, sharded over the devices of a mesh."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ class BatchEncoder:
     model: the towers.
     params: their parameters, on the mesh.
     mesh: the mesh to spread batches over.
-    image: preprocessing of pictures, ending in value_range.
+    image: preprocessing of images, ending in value_range.
     text: preprocessing of texts, ending in tokenize; None for ids alone.
     batch_size: examples at a time over all devices.
     track: called with batches and how many there are, returns the batches;
@@ -85,10 +85,10 @@ class BatchEncoder:
     )
 
   def encode_source(self, source) -> Float[np.ndarray, "N D"]:
-    """Embeddings of a source's pictures, in its order, on every process."""
+    """Embeddings of a source's images, in its order, on every process."""
     if isinstance(source, Embeddings):
       return source.every()
-    # Only evaluations need Grain; who encodes a picture does not wait for it.
+    # Only evaluations need Grain; who encodes an image does not wait for it.
     from siglip_jax.data import pipeline
 
     found = []
@@ -111,10 +111,10 @@ class BatchEncoder:
       images: Sequence | np.ndarray,
       load: Callable[[Any], np.ndarray] = np.asarray,
   ) -> Float[np.ndarray, "N D"]:
-    """Embeddings of pictures.
+    """Embeddings of images.
 
     Args:
-      images: anything that `load` makes preprocessed uint8 pictures of, or
+      images: anything that `load` makes preprocessed uint8 images of, or
         floats, which are taken as scaled.
       load: called in threads, a batch ahead of the devices.
     """

@@ -33,7 +33,7 @@ class SigLIP:
       `text_len`.
     text: preprocessing of texts; or, where there is no tokenizer, what makes
       the message for who wants to encode texts.
-    batch_size: most pictures or texts at a time.
+    batch_size: most images or texts at a time.
   """
 
   def __init__(
@@ -61,31 +61,31 @@ class SigLIP:
   def encode_image(self, images) -> Float[np.ndarray, "B D"]:
     """L2-normalised embeddings.
 
-    Pictures are read and resized in threads while the devices compute.
+    Images are read and resized in threads while the devices compute.
 
     Args:
       images: paths, PIL images or uint8 arrays (H, W, 3) in any mix; or one
         float array (B, H, W, 3) at the model's size, taken as preprocessed.
 
     Raises:
-      UserError: a picture that cannot be read, no list of pictures, or weights
+      UserError: an image that cannot be read, no list of images, or weights
         that make no finite numbers of them.
     """
     if isinstance(images, (str, Path, Image.Image)):
       raise UserError(
-          f"encode_image takes a list of pictures; got {images!r}. Put it in"
+          f"encode_image takes a list of images; got {images!r}. Put it in"
           " [brackets]."
       )
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
       return _finite(self._encoder.encode_images(self._preprocessed(images)))
     if isinstance(images, np.ndarray) and images.ndim != 4:
       raise UserError(
-          "An array of pictures must have shape (B, H, W, 3); got"
-          f" {images.shape}. Put a single picture in [brackets]."
+          "An array of images must have shape (B, H, W, 3); got"
+          f" {images.shape}. Put a single image in [brackets]."
       )
     images = list(images)
     if not images:
-      raise UserError("encode_image needs at least one picture; got none.")
+      raise UserError("encode_image needs at least one image; got none.")
     _load_repeated(images)
     return _finite(self._encoder.encode_images(images, self._pixels))
 
@@ -115,7 +115,7 @@ class SigLIP:
     return _finite(self._encoder.encode_texts(list(texts)))
 
   def similarity(self, images, texts) -> Float[np.ndarray, "B N"]:
-    """Probability that a picture and a text belong together.
+    """Probability that an image and a text belong together.
 
     Each pair is its own yes or no, so a row need not sum to one: the sigmoid of
     the model's own logits, with the temperature and bias it was trained to.
@@ -135,7 +135,7 @@ class SigLIP:
       *,
       templates: Sequence[str] = prompts.NAME,
   ) -> Float[np.ndarray, "B C"]:
-    """Probability that a picture and a label belong together.
+    """Probability that an image and a label belong together.
 
     Args:
       images: as for `encode_image`.
@@ -191,7 +191,7 @@ class SigLIP:
     side = self.spec["image_size"]
     if images.shape[1:] != (side, side, 3) or not len(images):
       raise UserError(
-          f"Float pictures must have shape (B, {side}, {side}, 3); got"
+          f"Float images must have shape (B, {side}, {side}, 3); got"
           f" {images.shape}."
       )
     return images.astype(np.float32, copy=False)
@@ -217,7 +217,7 @@ class SigLIP:
       ]
     except images_lib.ImageError as e:
       raise UserError(
-          f"{name} cannot be read as a picture: {e}. Leave it out, or give"
+          f"{name} cannot be read as an image: {e}. Leave it out, or give"
           " another."
       ) from None
 
@@ -239,12 +239,12 @@ def _opened(image) -> tuple[bytes | Image.Image, str]:
       return Path(image).read_bytes(), str(image)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
       raise UserError(
-          f"There is no picture {image}: give the path of one."
+          f"There is no image {image}: give the path of one."
       ) from None
     except (OSError, ValueError) as e:  # a null byte in the name is the latter
       raise UserError(f"{str(image)[:200]!r} cannot be read: {e}.") from None
   if isinstance(image, Image.Image):
-    return image, str(getattr(image, "filename", "") or "The given picture")
+    return image, str(getattr(image, "filename", "") or "The given image")
   array = np.asarray(image)
   if (
       array.dtype != np.uint8
@@ -252,7 +252,7 @@ def _opened(image) -> tuple[bytes | Image.Image, str]:
       or array.shape[2:] not in ((), (3,))
   ):
     raise UserError(
-        "A picture is a path, a PIL image or a uint8 array of shape (H, W, 3)"
+        "An image is a path, a PIL image or a uint8 array of shape (H, W, 3)"
         f" or (H, W); got {type(image).__name__} of {array.dtype}"
         f" {array.shape}."
     )

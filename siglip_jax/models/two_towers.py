@@ -29,7 +29,7 @@ class TwoTowers:
     scan: stack the blocks of both towers and scan over them.
     remat: "none", "full" or "dots": see `layers.Encoder`.
     attention: "auto", "xla" or "fused": see `layers`.
-    embedded: pictures come as embeddings that this image tower made before
+    embedded: images come as embeddings that this image tower made before
       (`embed.py`): it is not built, and parameters have no "img".
   """
 
@@ -47,7 +47,7 @@ class TwoTowers:
   def init(
       self, key: Array, image_shape: tuple[int, ...], text_len: int
   ) -> dict:
-    """Parameters for pictures (h, w, 3) and texts of `text_len` tokens."""
+    """Parameters for images (h, w, 3) and texts of `text_len` tokens."""
     image_key, text_key = jax.random.split(key)
     text = jnp.zeros((1, text_len), jnp.int32)
     params = {} if self.embedded else self.init_image(image_key, image_shape)
@@ -73,7 +73,7 @@ class TwoTowers:
   def encode_image(
       self, params: Mapping, images: Float[Array, "B H W 3"]
   ) -> Float[Array, "B D"]:
-    """L2-normalised float32 embeddings of pictures in [-1, 1]."""
+    """L2-normalised float32 embeddings of images in [-1, 1]."""
     return _normalise(
         self._image_tower().apply({"params": params["img"]}, images)
     )
@@ -93,7 +93,7 @@ class TwoTowers:
 
   @property
   def image_dim(self) -> int:
-    """D of the pictures' embeddings."""
+    """D of the images' embeddings."""
     sizes = self.image_sizes
     return sizes["out_dim"] or sizes["width"]
 

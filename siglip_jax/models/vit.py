@@ -30,7 +30,7 @@ def sizes(variant: str) -> dict[str, int]:
   if variant not in VARIANTS:
     raise UserError(
         f"Unknown model variant {variant!r}; known are {', '.join(VARIANTS)},"
-        ' for pictures with the patch size, as in "B/16".'
+        ' for images with the patch size, as in "B/16".'
     )
   names = ("width", "depth", "mlp_dim", "num_heads")
   return dict(zip(names, VARIANTS[variant], strict=True))
@@ -72,12 +72,12 @@ class VIT(nn.Module):
 
   @nn.compact
   def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
-    """Embeddings, not normalised, of pictures in [-1, 1]."""
+    """Embeddings, not normalised, of images in [-1, 1]."""
     _, h, w, _ = images.shape
     left_over = (h % self.patch or w % self.patch) and not self.ragged
     if left_over or min(h, w) < self.patch:
       raise UserError(
-          f"Pictures of {h} x {w} pixels cannot be cut into patches of"
+          f"Images of {h} x {w} pixels cannot be cut into patches of"
           f" {self.patch}: change image_size or patch."
       )
     x = nn.Conv(

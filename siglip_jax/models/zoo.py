@@ -4,7 +4,7 @@ Sizes, tokenizers and file names are those of big_vision's demo notebooks, the
 tokenizers' places of its text operations. Two conventions of preprocessing are
 in use. big_vision lower-cases A to Z, ignores transparency and resizes without
 antialias; transformers lower-cases everything, strips punctuation for SigLIP 1,
-puts pictures on white and resizes with antialias. Both map bytes to [-1, 1].
+puts images on white and resizes with antialias. Both map bytes to [-1, 1].
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Recipe:
   """One convention of preprocessing, and where it keeps its files.
 
   Attributes:
-    image: preprocessing string of pictures.
+    image: preprocessing string of images.
     text: preprocessing string of texts; `model` in it names a tokenizer, not a
       file: give the file as `tokenizer_path`.
     weights: where the weights are published.
@@ -46,7 +46,7 @@ class Variant:
   Attributes:
     name: as in `names`.
     model: keyword arguments of `TwoTowers`.
-    image_size: side of the pictures, pixels.
+    image_size: side of the images, pixels.
     text_len: tokens of a text.
     tokenizer: "c4_en", "mc4" or "gemma".
     tokenizer_sha256: of its file, where others of as many pieces are about.

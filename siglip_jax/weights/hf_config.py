@@ -1,6 +1,6 @@
 """transformers' config.json and the arguments of TwoTowers, both ways.
 
-Of SiglipModel, and of Siglip2Model at the one size of square pictures that has
+Of SiglipModel, and of Siglip2Model at the one size of square images that has
 as many patches as the model has positions: there it is a SiglipModel whose
 patches go through a dense layer.
 """
@@ -26,13 +26,13 @@ _DEFAULTS = {
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
 }
-_PICTURES = _DEFAULTS | {
+_IMAGES = _DEFAULTS | {
     "patch_size": 16,
     "num_channels": 3,
     "vision_use_head": True,
 }
-_VISION = _PICTURES | {"image_size": 224}
-_VISION2 = _PICTURES | {"num_patches": 256}
+_VISION = _IMAGES | {"image_size": 224}
+_VISION2 = _IMAGES | {"num_patches": 256}
 _TEXT = _DEFAULTS | {
     "vocab_size": 32_000,
     "max_position_embeddings": 64,
@@ -64,14 +64,14 @@ class Config:
 
   @property
   def num_positions(self) -> int:
-    """Patches of a picture."""
+    """Patches of an image."""
     if self.siglip2:
       return self.vision["num_patches"]
     return (self.vision["image_size"] // self.vision["patch_size"]) ** 2
 
   @property
   def image_size(self) -> int:
-    """Side of the pictures, pixels."""
+    """Side of the images, pixels."""
     if self.siglip2:
       return math.isqrt(self.num_positions) * self.vision["patch_size"]
     return self.vision["image_size"]
@@ -112,7 +112,7 @@ def read(folder: epath.Path) -> Config:
   if second and math.isqrt(n := found[0]["num_patches"]) ** 2 != n:
     raise UserError(
         f"{path}: vision_config.num_patches must be a square, as of the patches"
-        f" of a square picture; got {n}."
+        f" of a square image; got {n}."
     )
   return Config(siglip2=second, vision=found[0], text=found[1])
 
@@ -167,7 +167,7 @@ def of_params(flat: Mapping, image_size: int) -> dict[str, Any]:
 
   Args:
     flat: parameters by name, unrolled.
-    image_size: side of the pictures, pixels.
+    image_size: side of the images, pixels.
 
   Raises:
     UserError: a model that SiglipModel cannot be.
@@ -180,7 +180,7 @@ def of_params(flat: Mapping, image_size: int) -> dict[str, Any]:
   if wanted != flat.keys():
     odd = sorted(wanted ^ flat.keys())
     raise UserError(
-        "SiglipModel is two transformers with a pooling head of pictures, a"
+        "SiglipModel is two transformers with a pooling head of images, a"
         " last token and a projection of texts, temperature and bias; this"
         f" model differs in {', '.join(odd[:3])}."
     )
@@ -201,7 +201,7 @@ def of_params(flat: Mapping, image_size: int) -> dict[str, Any]:
   if tokens != (image_size // vision["patch_size"]) ** 2:
     raise UserError(
         f"A model with {tokens} positions and patches of"
-        f" {vision['patch_size']} pixels does not take pictures of"
+        f" {vision['patch_size']} pixels does not take images of"
         f" {image_size} x {image_size}."
     )
   if text["projection_size"] != vision["hidden_size"]:

@@ -1,6 +1,6 @@
 """transformers' processor files and preprocessing strings, both ways.
 
-preprocessor_config.json says how pictures become pixels, or since version 5 a
+preprocessor_config.json says how images become pixels, or since version 5 a
 part of processor_config.json, which then counts; tokenizer_config.json says
 which tokenizer class reads texts; the class decides on case and punctuation.
 """
@@ -31,7 +31,7 @@ _FILES = ("spiece.model", "tokenizer.json", "tokenizer.model")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Processor:
-  """How a folder's pictures and texts are prepared.
+  """How a folder's images and texts are prepared.
 
   Attributes:
     image: preprocessing string.
@@ -59,7 +59,7 @@ def read(folder: epath.Path, config: hf_config.Config) -> Processor:
 
 
 def _image_settings(folder: epath.Path) -> tuple[epath.Path, dict]:
-  """The file that counts, and what it says of pictures."""
+  """The file that counts, and what it says of images."""
   path, key = folder / "processor_config.json", "image_processor"
   found = ({key: None} | hf_json.read(path, default={}))[key]
   if found is None:
@@ -73,7 +73,7 @@ def _image_settings(folder: epath.Path) -> tuple[epath.Path, dict]:
 def _image(path: epath.Path, said: Mapping, config: hf_config.Config) -> str:
   side = config.image_size
   # A Siglip2Model's processor keeps to a number of patches, not to a size. A
-  # square picture of as many patches as there are positions is this one.
+  # square image of as many patches as there are positions is this one.
   patches = {
       "patch_size": config.vision["patch_size"],
       "max_num_patches": config.num_positions,
@@ -197,8 +197,8 @@ def write(folder: os.PathLike, image: str, image_size: int) -> None:
 
   Args:
     folder: there already.
-    image: preprocessing string of pictures.
-    image_size: side of the pictures, pixels.
+    image: preprocessing string of images.
+    image_size: side of the images, pixels.
 
   Raises:
     UserError: transformers cannot do what it does.
@@ -221,7 +221,7 @@ def write(folder: os.PathLike, image: str, image_size: int) -> None:
     raise UserError(
         "transformers' processor can decode, resize to"
         f" {image_size} x {image_size} with antialias, and scale; this model's"
-        f" pictures take {image!r}. Give another with --image."
+        f" images take {image!r}. Give another with --image."
     )
   config = {
       "image_processor_type": "SiglipImageProcessor",

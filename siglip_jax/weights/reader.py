@@ -19,7 +19,7 @@ class Weights:
 
   Attributes:
     params: nested, with parts of {"img", "txt", "t", "b"}.
-    image: preprocessing of pictures, where it is known.
+    image: preprocessing of images, where it is known.
     text: preprocessing of texts, where it is known.
     tokenizer_digest: of the tokenizer's file, where it is known.
   """

@@ -44,9 +44,9 @@ class Released:
   Attributes:
     params: nested dict of float32 arrays, big_vision's names, unrolled.
     model: keyword arguments of `TwoTowers`.
-    image_size: side of the pictures, pixels.
+    image_size: side of the images, pixels.
     text_len: tokens of a text.
-    image: preprocessing string of pictures.
+    image: preprocessing string of images.
     text: preprocessing string of texts, for `tokenizer_path=tokenizer`.
     tokenizer: the tokenizer's file, or None where the folder has none.
     naflex: a Siglip2Model, as only the NaFlex models are released.
@@ -79,8 +79,8 @@ def read(
 ) -> Released:
   """Reads a folder, local or gs://.
 
-  A Siglip2Model also takes pictures of other shapes and sizes in transformers;
-  here its pictures are squares of as many patches as it has positions, for
+  A Siglip2Model also takes images of other shapes and sizes in transformers;
+  here its images are squares of as many patches as it has positions, for
   which both give the same.
 
   Args:
@@ -129,7 +129,7 @@ def read(
     variant.check(params)
   if config.siglip2:
     logging.warning(
-        "%s is a Siglip2Model, taken at its own %d positions: pictures are"
+        "%s is a Siglip2Model, taken at its own %d positions: images are"
         " resized to %d x %d, whatever their shape.",
         *(folder, config.num_positions, side, side),
     )
@@ -158,7 +158,7 @@ def write(
   Args:
     folder: made where it is missing.
     params: nested dict of a whole model, in either layout.
-    image_size: side of the pictures, pixels.
+    image_size: side of the images, pixels.
     pad_id: what fills up texts.
     eos_id: what ends them.
 

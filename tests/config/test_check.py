@@ -15,7 +15,7 @@ from siglip_jax.errors import UserError
 @pytest.fixture
 def config():
   space: dict = {}
-  exec(fakes.tiny_config("pictures", "t.model"), space)
+  exec(fakes.tiny_config("images", "t.model"), space)
   return space["get_config"]()
 
 
@@ -102,7 +102,7 @@ def test_validation_touches_no_device():
 import fakes, jax
 from siglip_jax.config import check
 space = {}
-exec(fakes.tiny_config('pictures', 't.model'), space)
+exec(fakes.tiny_config('images', 't.model'), space)
 check.validate(space['get_config']())
 assert not jax._src.xla_bridge.backends_are_initialized()
 """

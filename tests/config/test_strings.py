@@ -20,7 +20,7 @@ def config(tmp_path_factory):
   path = tmp_path_factory.mktemp("preprocessing") / "t.model"
   tokenizer.train(["some numbers"], path, vocab_size=300)
   space: dict = {}
-  exec(fakes.tiny_config("pictures", path), space)
+  exec(fakes.tiny_config("images", path), space)
   return space["get_config"]().to_dict()
 
 
@@ -73,14 +73,14 @@ def test_what_does_not_fit_is_named(config, changes, match):
         ),
     ],
 )
-def test_the_part_of_a_string_that_makes_pictures(spec, part):
-  assert strings.picture_part(spec) == part
-  assert strings.picture_part(part) == part
+def test_the_part_of_a_string_that_makes_images(spec, part):
+  assert strings.image_part(spec) == part
+  assert strings.image_part(part) == part
 
 
-def test_pictures_without_a_range_have_no_such_part():
+def test_images_without_a_range_have_no_such_part():
   with pytest.raises(UserError, match="must end in value_range"):
-    strings.picture_part('lower|keep("text")')
+    strings.image_part('lower|keep("text")')
 
 
 def test_the_vocabulary_holds_the_tokenizer(config):

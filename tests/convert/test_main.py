@@ -21,7 +21,7 @@ from siglip_jax.weights import transformers
 DATA = Path("tests/fixtures").absolute()
 TINY, FOLDER = DATA / "big_vision_tiny.npz", DATA / "hf_siglip_tiny"
 # What an .npz does not say.
-PICTURES = ("--image=decode|resize(32)|value_range(-1,1)", "--image_size=32")
+IMAGES = ("--image=decode|resize(32)|value_range(-1,1)", "--image_size=32")
 SIGLIP = (
     "--text=lower|strip_punctuation|tokenize(max_len=16, model='x',"
     " space='marked')",
@@ -43,7 +43,7 @@ def test_there_and_back_is_bit_exact(command, tmp_path):
   stacked, folder = tmp_path / "stacked.npz", tmp_path / "new" / "folder"
   big_vision.write(stacked, layouts.scanned(big_vision.read(TINY)))
   to = "--to=transformers"
-  command.run(MODULE, stacked, folder, to, *PICTURES, *SIGLIP, status=0)
+  command.run(MODULE, stacked, folder, to, *IMAGES, *SIGLIP, status=0)
   back, again = tmp_path / "back.npz", tmp_path / "again"
   command.run(MODULE, folder, back, "--to=big_vision", status=0)
   assert same(big_vision.read(back), big_vision.read(TINY))
@@ -60,7 +60,7 @@ def test_transformers_folders_keep_their_tensors(command, tmp_path):
   npz, folder = tmp_path / "x.npz", tmp_path / "x"
   command.run(MODULE, FOLDER, npz, "--to=big_vision", status=0)
   command.run(
-      *(MODULE, npz, folder, "--to=transformers", *PICTURES, *SIGLIP), status=0
+      *(MODULE, npz, folder, "--to=transformers", *IMAGES, *SIGLIP), status=0
   )
   a, b = (
       safetensors.load_file(f / "model.safetensors") for f in (FOLDER, folder)
@@ -121,7 +121,7 @@ def test_nothing_is_replaced_unasked(command, tmp_path):
   folder = tmp_path / "folder"
   folder.mkdir()
   (folder / "mine").write_text("mine")
-  rest = ("--to=transformers", "--force", *PICTURES)
+  rest = ("--to=transformers", "--force", *IMAGES)
   said = command.refuse(MODULE, TINY, folder, *rest, *SIGLIP)
   assert "a folder, and none of transformers" in said
   (folder / "config.json").write_text('{"model_type": "siglip"}')
@@ -158,19 +158,19 @@ def test_nothing_is_replaced_unasked(command, tmp_path):
         ),
         ((TINY, "{}", "--to=transformers"), "give --image."),
         (
-            (TINY, "{}", "--to=transformers", PICTURES[0], SIGLIP[0]),
+            (TINY, "{}", "--to=transformers", IMAGES[0], SIGLIP[0]),
             "image_size",
         ),
         (
-            (TINY, "{}", "--to=transformers", *PICTURES, SIGLIP[0]),
+            (TINY, "{}", "--to=transformers", *IMAGES, SIGLIP[0]),
             "There is no tokenizer x",
         ),
         (
-            (TINY, "{}", "--to=transformers", *PICTURES, "--text=lower"),
+            (TINY, "{}", "--to=transformers", *IMAGES, "--text=lower"),
             "must end in tokenize",
         ),
         (
-            (TINY, "{}", "--to=transformers", *PICTURES, "--text=a b"),
+            (TINY, "{}", "--to=transformers", *IMAGES, "--text=a b"),
             "operations with literal arguments",
         ),
         (
@@ -178,7 +178,7 @@ def test_nothing_is_replaced_unasked(command, tmp_path):
                 TINY,
                 "{}",
                 "--to=transformers",
-                PICTURES[1],
+                IMAGES[1],
                 *SIGLIP,
                 "--image=decode|resize(32, antialias=False)|value_range(-1,1)",
             ),
@@ -189,11 +189,11 @@ def test_nothing_is_replaced_unasked(command, tmp_path):
                 TINY,
                 "{}",
                 "--to=transformers",
-                PICTURES[0],
+                IMAGES[0],
                 *SIGLIP,
                 "--image_size=64",
             ),
-            "does not take pictures of 64 x 64",
+            "does not take images of 64 x 64",
         ),
         (
             (
@@ -218,7 +218,7 @@ def test_what_is_wrong_is_one_line(command, tmp_path, arguments, match):
 def test_what_would_not_work_is_not_written(command, tmp_path):
   """Another length, pieces without rows, another's tokenizer, no numbers."""
   target = tmp_path / "x"
-  arguments = (MODULE, TINY, target, "--to=transformers", *PICTURES)
+  arguments = (MODULE, TINY, target, "--to=transformers", *IMAGES)
   longer = SIGLIP[0].replace("16", "99")
   said = command.refuse(*arguments, longer, SIGLIP[1])
   assert "to the 16 positions of the model; got max_len=99" in said

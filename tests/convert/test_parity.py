@@ -27,7 +27,7 @@ transformers = pytest.importorskip("transformers", reason=REASON)
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
 
 DATA = Path("tests/fixtures").absolute()
-PICTURES = awkward.pictures()
+IMAGES = awkward.images()
 TEXTS = {
     "SiglipTokenizer": (
         f"--tokenizer={DATA / 'spiece.model'}",
@@ -118,10 +118,10 @@ def test_an_exported_processor_prepares_the_same(folder, kind):
       ours = before({"text": text}, rng)["text"]
       assert ours.tolist() == list(ids), repr(text)
   assert found.image == "decode|resize(32, method='bicubic')|value_range(-1, 1)"
-  picture = PICTURES["transparent"]
-  pixels = np.asarray(processor(images=picture)["pixel_values"][0])
+  image = IMAGES["transparent"]
+  pixels = np.asarray(processor(images=image)["pixel_values"][0])
   ours = Preprocess("decode|resize(32, method='bicubic')")
-  x = ours({"image": awkward.png(picture)}, rng)["image"] / 127.5 - 1
+  x = ours({"image": awkward.png(image)}, rng)["image"] / 127.5 - 1
   np.testing.assert_allclose(pixels.transpose(1, 2, 0), x, atol=1e-6)
 
 
@@ -155,9 +155,9 @@ def test_what_transformers_saves_again_is_read_the_same(folder, tmp_path):
     )
 
 
-def test_a_siglip2_model_of_square_pictures_of_any_size(command, tmp_path):
+def test_a_siglip2_model_of_square_images_of_any_size(command, tmp_path):
   folder, target = DATA / "hf_siglip2_tiny", tmp_path / "siglip"
-  square = [x.resize((s, s)) for s, x in enumerate(PICTURES.values(), 20)]
+  square = [x.resize((s, s)) for s, x in enumerate(IMAGES.values(), 20)]
   square = [x.convert("RGB") for x in square]
   processor = transformers.AutoImageProcessor.from_pretrained(folder)
   model = transformers.Siglip2Model.from_pretrained(folder).eval()

@@ -1,4 +1,4 @@
-"""Texts and pictures become what the released models' libraries make of them.
+"""Texts and images become what the released models' libraries make of them.
 
 tests/parity_fixtures.py wrote the numbers with those libraries.
 """
@@ -30,7 +30,7 @@ TEXTS = {
         " model='tests/fixtures/gemma_tokenizer.json', pad_value=0)"
     ),
 }
-PICTURES = {
+IMAGES = {
     "bicubic": (f"decode|resize({SIDE}, method='bicubic')", 0),
     "bilinear": (f"decode|resize({SIDE})", 0),
     # Its interpolation adds up in another order, and then cuts off.
@@ -56,13 +56,13 @@ def test_ids(kind):
     assert pp({"text": text}, rng)["text"].tolist() == ids, repr(text)
 
 
-@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("kind", IMAGES)
 def test_pixels(kind):
-  spec, tolerance = PICTURES[kind]
+  spec, tolerance = IMAGES[kind]
   pp, rng = Preprocess(spec), np.random.default_rng(0)
   with np.load("tests/fixtures/parity_pixels.npz") as expected:
-    for name, picture in awkward.pictures().items():
-      got = pp({"image": awkward.png(picture)}, rng)["image"].astype(int)
+    for name, image in awkward.images().items():
+      got = pp({"image": awkward.png(image)}, rng)["image"].astype(int)
       difference = np.abs(got - expected[f"{kind}/{name}"])
       assert difference.max() <= tolerance, name
       assert np.mean(difference > 0) < 0.1, name

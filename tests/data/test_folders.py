@@ -1,4 +1,4 @@
-"""Folders of captioned pictures: what is read, and what is refused."""
+"""Folders of captioned images: what is read, and what is refused."""
 
 import json
 import os
@@ -15,21 +15,21 @@ from siglip_jax.errors import UserError
 PIXEL = fakes.png((1, 2, 3), 4)
 
 
-def folder_of(path, captions, pictures=("a.png",)):
+def folder_of(path, captions, images=("a.png",)):
   path.mkdir(exist_ok=True)
-  for name in pictures:
+  for name in images:
     (path / name).write_bytes(PIXEL)
   (path / "captions.jsonl").write_bytes(captions)
   return path
 
 
-def test_pictures_are_found_in_subfolders_in_order(tmp_path):
+def test_images_are_found_in_subfolders_in_order(tmp_path):
   for name in ("b/2.JPG", "a.webp", "b/10.png"):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(PIXEL)
     path.with_suffix(".txt").write_text(f" {name}\n")
-  (tmp_path / "notes.md").write_text("no picture")
+  (tmp_path / "notes.md").write_text("no image")
   (tmp_path / "folder.png").mkdir()
   source = folders.folder_source(tmp_path)
   texts = [source[i]["text"] for i in range(len(source))]
@@ -37,11 +37,11 @@ def test_pictures_are_found_in_subfolders_in_order(tmp_path):
   assert source.key(1) == str(tmp_path / "b/10.png")
 
 
-def test_a_file_that_cannot_be_opened_is_no_picture(tmp_path):
+def test_a_file_that_cannot_be_opened_is_no_image(tmp_path):
   fakes.captioned_folder(tmp_path, count=2)
   source = folders.folder_source(tmp_path)
   (tmp_path / "001.png").unlink()
-  assert source[0]["text"] == "a red picture number 0"
+  assert source[0]["text"] == "a red image number 0"
   with pytest.raises(ImageError, match="No such file"):
     source[1]
   pp = Preprocess("decode|resize(8)")
@@ -70,7 +70,7 @@ def test_byte_order_marks_are_no_part_of_captions(tmp_path):
         (b'{"image": "a\\u0000.png", "text": "x"}', "line 3 must be"),
         (b'{"image": "a.png", "text": "\\ud800"}', "line 3 must be"),
         (b"[" * 100_000, "line 3 must be"),
-        (b'{"image": "b.png", "text": "x"}', "line 3: there is no picture"),
+        (b'{"image": "b.png", "text": "x"}', "line 3: there is no image"),
         (b'{"image": "/etc/hosts", "text": "x"}', "line 3: .*outside"),
         (b'{"image": "x/../../g", "text": "x"}', "line 3: .*outside"),
     ],
@@ -101,11 +101,11 @@ def test_file_names_that_are_not_utf8_are_read(tmp_path):
     try:
       splits.append(len(folders.folder_source(tmp_path, split)))
     except UserError as e:
-      assert "no picture in the split" in str(e)
+      assert "no image in the split" in str(e)
   assert splits == [1]
 
 
-def test_a_picture_keeps_its_split_when_others_come(tmp_path):
+def test_an_image_keeps_its_split_when_others_come(tmp_path):
   lines = [
       json.dumps({"image": f"{i}.png", "text": "x"}).encode()
       for i in range(600)
@@ -128,7 +128,7 @@ def test_folders_have_three_splits(tmp_path):
 def test_txt_and_jsonl_hold_the_same(tmp_path):
   folder = fakes.captioned_folder(tmp_path, 5)
   source = folders.folder_source(folder)
-  assert len(source) == 5 and source[1]["text"] == "a green picture number 1"
+  assert len(source) == 5 and source[1]["text"] == "a green image number 1"
   lines = [
       json.dumps({"image": f"{i:03d}.png", "text": source[i]["text"]})
       for i in range(5)

@@ -1,4 +1,4 @@
-"""Every kind of picture to upright 8-bit RGB, and what is refused."""
+"""Every kind of image to upright 8-bit RGB, and what is refused."""
 
 import io
 
@@ -152,7 +152,7 @@ def test_transparency_mixes_with_the_background():
         (8, lambda x: np.rot90(x)),
     ],
 )
-def test_pictures_are_turned_upright(orientation, turned):
+def test_images_are_turned_upright(orientation, turned):
   pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
   exif = Image.Exif()
   exif[0x0112] = orientation
@@ -176,7 +176,7 @@ def test_jpegs_are_decoded_no_larger_than_needed():
         (encoded(Image.effect_noise((64, 64), 50), "jpeg")[:-900], "truncated"),
     ],
 )
-def test_what_is_no_picture_says_why(data, reason):
+def test_what_is_no_image_says_why(data, reason):
   with pytest.raises(images.ImageError, match=reason):
     images.decode(data)
 

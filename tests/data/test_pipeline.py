@@ -104,7 +104,7 @@ def test_the_cache_changes_what_is_read_and_nothing_else(room, monkeypatch):
   assert_same(got, expected)
 
 
-def test_with_the_cache_each_picture_is_decoded_once(monkeypatch):
+def test_with_the_cache_each_image_is_decoded_once(monkeypatch):
   read = []
   decode = images.decode
   monkeypatch.setattr(
@@ -129,11 +129,11 @@ def test_random_operations_differ_from_one_epoch_to_the_next():
   noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
   source = fakes.ListSource([{"image": noise}])
   got = batches(source, "color_jitter(0.9)", total_steps=2)
-  pictures = np.concatenate([b["image"] for b in got])
-  assert len({p.tobytes() for p in pictures}) == len(pictures)
+  images = np.concatenate([b["image"] for b in got])
+  assert len({p.tobytes() for p in images}) == len(images)
 
 
-def test_bad_pictures_are_replaced_in_their_slot_and_logged(monkeypatch):
+def test_bad_images_are_replaced_in_their_slot_and_logged(monkeypatch):
   log = []
   monkeypatch.setattr(
       pipeline.logging, "warning", lambda text, *args: log.append(text % args)
@@ -169,7 +169,7 @@ def test_what_the_user_can_mend(call, match):
     call()
 
 
-def test_pictures_of_several_sizes_need_a_resize():
+def test_images_of_several_sizes_need_a_resize():
   source = fakes.ListSource(
       [{"image": fakes.png((1, 1, 1), s)} for s in (4, 5, 6, 7)]
   )
@@ -201,7 +201,7 @@ def evaluate(source, count=1, **options):
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("n", [1, 8, 13])
-def test_evaluation_sees_each_picture_once_in_order(count, n):
+def test_evaluation_sees_each_image_once_in_order(count, n):
   pp = Preprocess("decode|resize(4)")
   seen = []
   for step in zip(

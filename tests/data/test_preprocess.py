@@ -89,7 +89,7 @@ def test_what_is_no_list_of_operations_says_what_is(spec):
         ("value_range(1)", r"expected value_range\(low, high\)"),
         ("value_range('a', 1)", "two numbers, the lower first; got 'a', 1"),
         ("tokenize(max_len=3)", r"expected tokenize\(max_len, model"),
-        ("value_range(0,1)|resize(3)", "last operation on pictures"),
+        ("value_range(0,1)|resize(3)", "last operation on images"),
         ("value_range(0,1)|value_range(0,1)", "got value_range after it"),
     ],
 )
@@ -114,7 +114,7 @@ def test_what_cannot_be_applied_is_named_with_the_record(spec, match):
     run(spec, image=ramp(8, 8), text="x")
 
 
-def test_a_bad_picture_stays_an_image_error():
+def test_a_bad_image_stays_an_image_error():
   with pytest.raises(images.ImageError):
     run("decode", image=b"x")
 
@@ -154,7 +154,7 @@ def test_bars_inside_quotes_separate_nothing():
   assert parse('a|b(1, c="x|y")') == [("a", [], {}), ("b", [1], {"c": "x|y"})]
 
 
-def test_pictures_stay_bytes():
+def test_images_stay_bytes():
   got = run("decode|resize(4)|value_range(-1,1)", image=fakes.png((9, 8, 7)))
   assert got["image"].shape == (4, 4, 3) and got["image"].dtype == np.uint8
   np.testing.assert_array_equal(got["image"][0, 0], (9, 8, 7))
@@ -171,7 +171,7 @@ def test_resizing():
   assert np.all(abs(small.astype(int) - 127) < 20)  # antialiased
 
 
-def test_crops_are_parts_of_the_picture():
+def test_crops_are_parts_of_the_image():
   x = ramp(6, 8)
   np.testing.assert_array_equal(
       run("central_crop(4)", image=x)["image"], x[1:5, 2:6]
@@ -196,7 +196,7 @@ def test_inception_crops_keep_to_their_area():
   assert {int(m.mean()) for m in means} >= {0, 255}
 
 
-def test_half_the_pictures_are_mirrored():
+def test_half_the_images_are_mirrored():
   x = ramp(2, 3)
   got = [run("flip_lr", s, image=x)["image"] for s in range(200)]
   mirrored = sum(np.array_equal(g, x[:, ::-1]) for g in got)

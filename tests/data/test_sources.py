@@ -18,13 +18,13 @@ class SourcesPets(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.2.0")
 
   def _info(self):
-    picture = tfds.features.Image(shape=(4, 4, 3), encoding_format="png")
+    image = tfds.features.Image(shape=(4, 4, 3), encoding_format="png")
     return tfds.core.DatasetInfo(
         builder=self,
         features=tfds.features.FeaturesDict(
             {
-                "image": picture,
-                "mask": picture,
+                "image": image,
+                "mask": image,
                 "label": tfds.features.ClassLabel(num_classes=10),
                 "names": {"en": tfds.features.Text()},
             }
@@ -62,7 +62,7 @@ def pets(data_dir, split="train"):
   return sources.make(name="sources_pets", split=split, data_dir=data_dir)
 
 
-def test_tfds_records_are_flat_with_pictures_encoded(prepared):
+def test_tfds_records_are_flat_with_images_encoded(prepared):
   source = pets(prepared)
   for i in range(len(source)):
     record = source[i]

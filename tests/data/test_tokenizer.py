@@ -99,7 +99,7 @@ def run(*args):
 
 
 def test_the_command_line_trains_on_a_folder(tmp_path):
-  folder = fakes.captioned_folder(tmp_path / "pictures", 30)
+  folder = fakes.captioned_folder(tmp_path / "images", 30)
   out = tmp_path / "t.model"
   done = run(f"--path={folder}", f"--out={out}", "--vocab_size=300")
   assert done.returncode == 0, done.stderr

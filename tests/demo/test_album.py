@@ -14,26 +14,26 @@ def model(trained):
   return siglip_jax.load(trained)
 
 
-def test_the_nearest_pictures_come_first(model, place):
-  found = album.make(model, place / "pictures")
+def test_the_nearest_images_come_first(model, place):
+  found = album.make(model, place / "images")
   assert len(found.paths) == 48
-  best = found.search("a red picture", 5)
+  best = found.search("a red image", 5)
   cosine = (
-      model.encode_image(found.paths) @ model.encode_text(["a red picture"])[0]
+      model.encode_image(found.paths) @ model.encode_text(["a red image"])[0]
   )
   order = np.argsort(-cosine, kind="stable")[:5]
   assert [p for p, _ in best] == [found.paths[i] for i in order]
   chances = [x for _, x in best]
   assert chances == sorted(chances, reverse=True)
-  expected = model.similarity([best[0][0]], ["a red picture"])[0, 0]
+  expected = model.similarity([best[0][0]], ["a red image"])[0, 0]
   assert chances[0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_mistakes_are_named(model, tmp_path, caplog):
   with pytest.raises(UserError, match="no folder .*gone"):
     album.make(model, tmp_path / "gone")
-  (tmp_path / "notes.txt").write_text("no picture")
-  with pytest.raises(UserError, match="has no pictures"):
+  (tmp_path / "notes.txt").write_text("no image")
+  with pytest.raises(UserError, match="has no images"):
     album.make(model, tmp_path)
   (tmp_path / "deep").mkdir()
   (tmp_path / "deep" / "good.PNG").write_bytes(fakes.png((1, 2, 3)))
@@ -43,7 +43,7 @@ def test_mistakes_are_named(model, tmp_path, caplog):
   np.testing.assert_allclose(
       found.zimg, model.encode_image(found.paths), atol=1e-6
   )
-  assert "bad.jpg cannot be read as a picture" in caplog.text
+  assert "bad.jpg cannot be read as an image" in caplog.text
   (tmp_path / "deep" / "good.PNG").unlink()
-  with pytest.raises(UserError, match="no pictures that can be read, of 1 fil"):
+  with pytest.raises(UserError, match="no images that can be read, of 1 fil"):
     album.make(model, tmp_path)

@@ -51,44 +51,42 @@ def test_labels_and_search_in_a_browser(page, trained, place, tmp_path):
   page, hosts = page
   gradio = __main__._gradio()
   model = siglip_jax.load(trained)
-  pictures = place / "pictures"
-  album = album_lib.make(model, pictures)
+  images = place / "images"
+  album = album_lib.make(model, images)
   port = free_port()
   app = __main__.make_page(gradio, model, album)
-  __main__.serve(gradio, app, port=port, allowed=[str(pictures)])
+  __main__.serve(gradio, app, port=port, allowed=[str(images)])
   try:
     with pytest.raises(siglip_jax.errors.UserError, match="is taken"):
       __main__.serve(
           gradio, __main__.make_page(gradio, model, None), port=port, allowed=[]
       )
     page.goto(f"http://{__main__.HOST}:{port}")
-    # Without a picture: told on the page.
+    # Without an image: told on the page.
     page.get_by_role("button", name="Classify").click()
-    page.get_by_text("Drop a picture first").wait_for()
+    page.get_by_text("Drop an image first").wait_for()
     # With what is none.
-    (tmp_path / "bad.png").write_text("no picture")
+    (tmp_path / "bad.png").write_text("no image")
     page.set_input_files("input[type=file]", tmp_path / "bad.png")
     page.locator("img[src*='bad.png']").wait_for(state="attached")
     page.get_by_role("button", name="Classify").click()
-    page.get_by_text("cannot be read as a picture: no PNG").wait_for()
+    page.get_by_text("cannot be read as an image: no PNG").wait_for()
     page.get_by_label("Remove Image").click()
-    page.set_input_files("input[type=file]", pictures / "000.png")
+    page.set_input_files("input[type=file]", images / "000.png")
     page.locator("img[src*='000.png']").wait_for()
     page.fill("#labels textarea, #labels input", "red, blue,red, [green]")
     page.get_by_role("button", name="Classify").click()
     page.locator("#found").get_by_text("[green]").first.wait_for()
     shown = page.inner_text("#found")
-    expected = model.classify(
-        [pictures / "000.png"], ["red", "blue", "[green]"]
-    )
+    expected = model.classify([images / "000.png"], ["red", "blue", "[green]"])
     for x in expected[0]:
       assert f"{round(100 * float(x))}%" in shown
-    page.get_by_role("tab", name="Search 48 pictures").click()
-    page.fill("#text textarea, #text input", "a red picture")
+    page.get_by_role("tab", name="Search 48 images").click()
+    page.fill("#text textarea, #text input", "a red image")
     page.get_by_role("button", name="Search").click()
     page.locator("#gallery img").first.wait_for()
     assert page.locator("#gallery img").count() == 12
-    best, chance = album.search("a red picture", 1)[0]
+    best, chance = album.search("a red image", 1)[0]
     first = page.locator("#gallery img").first
     assert best.name in first.get_attribute("src")
     page.wait_for_function(
@@ -112,8 +110,8 @@ def test_labels_are_split_and_counted_once():
         ("--model=MODEL stray", "Unexpected argument 'stray'"),
         ("--model=MODEL --port=x", "port=x"),
         ("--model=MODEL --port=99999", "port=99999"),
-        ("--model=MODEL --pictures=GONE", "There is no folder .*gone"),
-        ("--model=MODEL --pictures=MODEL", "has no pictures"),
+        ("--model=MODEL --images=GONE", "There is no folder .*gone"),
+        ("--model=MODEL --images=MODEL", "has no images"),
         ("--model=MODEL --weights=x", "weights= goes with the name of a rel"),
         ("--model=MODEL --tokenizer=x", "needs no tokenizer"),
     ],

@@ -109,16 +109,16 @@ def contents(folder):
   return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-def test_embeddings_are_what_the_tower_makes_of_the_pictures(
+def test_embeddings_are_what_the_tower_makes_of_the_images(
     place, trained, embedded
 ):
   found = Embeddings(embedded, "train")
-  pictures = folders.folder_source(place / "pictures", "train")
-  names = [pictures.key(i) for i in range(len(pictures))]
+  images = folders.folder_source(place / "images", "train")
+  names = [images.key(i) for i in range(len(images))]
   expected = siglip_jax.load(trained).encode_image(names)
   np.testing.assert_allclose(found.every(), expected, atol=1e-6)
   assert [found[i]["text"] for i in range(len(found))] == [
-      pictures[i]["text"] for i in range(len(pictures))
+      images[i]["text"] for i in range(len(images))
   ]
   assert found.key(11) == f"{embedded}[11]"
   assert found.manifest["counts"] == [10, 10, 10, 10, 7]
@@ -144,10 +144,10 @@ def test_a_run_on_embeddings_is_evaluated_and_joins_its_tower(
     command, place, trained, cached
 ):
   assert len(logged(cached, "zeroshot/colors/top1")) == 3
-  picture = place / "pictures" / "000.png"
-  z = siglip_jax.load(cached).encode_image([picture])
+  image = place / "images" / "000.png"
+  z = siglip_jax.load(cached).encode_image([image])
   np.testing.assert_array_equal(
-      z, siglip_jax.load(trained).encode_image([picture])
+      z, siglip_jax.load(trained).encode_image([image])
   )
   copy = place / "other_tower"
   shutil.copytree(cached, copy)
@@ -155,7 +155,7 @@ def test_a_run_on_embeddings_is_evaluated_and_joins_its_tower(
     arrays = {k: f[k] + (k.endswith("probe")) for k in f}
   np.savez(copy / "tower.npz", **arrays)
   message = command.refuse(
-      "siglip_jax.classify", f"--model={copy}", picture, "--labels=a,b"
+      "siglip_jax.classify", f"--model={copy}", image, "--labels=a,b"
   )
   assert "not the image tower whose embeddings" in message
   with pytest.raises(UserError, match="not the image tower whose embeddings"):
@@ -163,7 +163,7 @@ def test_a_run_on_embeddings_is_evaluated_and_joins_its_tower(
   assert "img" in reader.read(str(cached)).params
   (copy / "tower.npz").unlink()
   message = command.refuse(
-      "siglip_jax.classify", f"--model={copy}", picture, "--labels=a,b"
+      "siglip_jax.classify", f"--model={copy}", image, "--labels=a,b"
   )
   assert "tower.npz" in message
 
@@ -204,11 +204,11 @@ def test_a_finished_folder_is_left_alone(embed, embedded):
         (["--dtype=int8"], "dtype=int8: value should be one of"),
         (["--split=tset"], "all, train or validation; got 'tset'"),
         (["--out="], "Both --config=.* and --out=DIR are needed"),
-        (["--out=PLACE/pictures"], "pictures holds 000.png and no started"),
+        (["--out=PLACE/images"], "images holds 000.png and no started"),
         (["--out=PLACE/tiny.py"], "must be a folder .*File exists"),
         (["--config=PLACE/nope.py"], "can be read: .*nope.py"),
         (["--config=PLACE/tiny.py"], "Embeddings need a trained image tower"),
-        (["--model=PLACE/pictures"], "pictures holds no config.json"),
+        (["--model=PLACE/images"], "images holds no config.json"),
         (
             ["--config.model.image.num_heads=4", "--model=TRAINED"],
             "tower_sizes = .*'num_heads': 2.*'num_heads': 4",
@@ -216,7 +216,7 @@ def test_a_finished_folder_is_left_alone(embed, embedded):
         (["--config.model.image.width=64"], r"\(.*32.*\) .*\(.*64.*\)|32.*64"),
         (
             ["--config.preprocess.image=decode|resize(16)|value_range(0,1)"],
-            "other pictures than it is used to.*value_range",
+            "other images than it is used to.*value_range",
         ),
         (["--config=LIT:embeddings=x,eval_embeddings=x"], "leave `embeddings`"),
     ],
@@ -298,15 +298,15 @@ def test_crops_differ_and_are_the_same_again(embed, place, trained):
   assert "color_jitter" in Embeddings(first).manifest["made_with"]
 
 
-def test_unreadable_pictures_are_skipped_counted_and_named(
+def test_unreadable_images_are_skipped_counted_and_named(
     command, embed, place, lit
 ):
-  pictures = fakes.captioned_folder(place / "bad_pictures")
-  source = folders.folder_source(pictures, "train")
+  images = fakes.captioned_folder(place / "bad_images")
+  source = folders.folder_source(images, "train")
   for i in (3, 30):
     with open(source.key(i), "wb") as f:
-      f.write(b"no picture")
-  path = f"--config.data.path={pictures}"
+      f.write(b"no image")
+  path = f"--config.data.path={images}"
   few = "--config.data.max_replaced_share=0.01"
   folder, done = embed("few_skipped", path, few, status=2)
   assert "1 of 10 examples could not be read" in done.err
@@ -318,4 +318,4 @@ def test_unreadable_pictures_are_skipped_counted_and_named(
   assert found.manifest["counts"] == [9, 10, 10, 9, 7] and len(found) == 45
   assert found.key(3) == f"{folder}[4]"
   message = refused(command, place, lit, folder)
-  assert "Evaluation needs every picture once" in message
+  assert "Evaluation needs every image once" in message

@@ -9,7 +9,7 @@ from siglip_jax.evals import datasets
 
 @pytest.fixture
 def folder(tmp_path):
-  return str(fakes.captioned_folder(tmp_path / "pictures"))
+  return str(fakes.captioned_folder(tmp_path / "images"))
 
 
 def test_names_come_from_all_splits_asked_for(folder):
@@ -29,7 +29,7 @@ def test_a_record_without_the_text_is_named(folder):
 def test_labels_are_numbers(folder, tmp_path):
   names = tmp_path / "names.txt"
   names.write_text("a\nb\n")
-  with pytest.raises(UserError, match="'text' to be of type int; .*picture"):
+  with pytest.raises(UserError, match="'text' to be of type int; .*image"):
     datasets.classification(
         dataset="d",
         path=folder,

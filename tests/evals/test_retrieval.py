@@ -6,14 +6,14 @@ import pytest
 from siglip_jax.errors import UserError
 from siglip_jax.evals import retrieval
 
-# "cat" has three pictures, the rest one each.
+# "cat" has three images, the rest one each.
 TEXTS = ["cat", "dog", "cat", "owl", "cat", *(f"thing {i}" for i in range(15))]
 
 
-def make(texts=TEXTS, pictures=TEXTS):
+def make(texts=TEXTS, images=TEXTS):
   return retrieval.Retrieval(
       dataset="fake",
-      source=ListSource([{"text": t} for t in pictures]),
+      source=ListSource([{"text": t} for t in images]),
       texts=texts,
   )
 
@@ -30,7 +30,7 @@ def test_perfect_encoder_finds_everything():
   assert all(s.value == 1.0 for s in found.values())
 
 
-def test_equal_captions_are_one_text_with_several_pictures():
+def test_equal_captions_are_one_text_with_several_images():
   found = run(PerfectEncoder(TEXTS))
   assert (found["img2txt@1"].n, found["txt2img@1"].n) == (20, 18)
   assert found["img2txt@1"].chance == pytest.approx(1 / 18)
@@ -64,7 +64,7 @@ def test_chunks_do_not_change_the_result(monkeypatch):
   assert run(PerfectEncoder(TEXTS)) == whole
 
 
-@pytest.mark.parametrize("texts,pictures", [(TEXTS[:3], TEXTS), ([], [])])
-def test_mistakes_are_named(texts, pictures):
+@pytest.mark.parametrize("texts,images", [(TEXTS[:3], TEXTS), ([], [])])
+def test_mistakes_are_named(texts, images):
   with pytest.raises(UserError, match="one caption for each"):
-    make(texts, pictures)
+    make(texts, images)

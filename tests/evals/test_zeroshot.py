@@ -81,7 +81,7 @@ def test_templates_reach_the_encoder():
 @pytest.mark.parametrize(
     "change,message",
     [
-        (dict(labels=[0]), "one label a picture"),
+        (dict(labels=[0]), "one label an image"),
         (dict(labels=[20] * 50), r"\[0, 20\)"),
         (dict(labels=[-1] * 50), r"\[0, 20\)"),
         (dict(templates=("a photo",)), "where the name goes"),

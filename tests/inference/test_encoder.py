@@ -105,9 +105,9 @@ def test_batches_of_any_size_compile_a_few_programs(
   )
   one = encoder(text, 1, 4)
   rng = np.random.default_rng(0)
-  pictures = [one._image(source[i], rng)["image"] for i in range(13)]
+  images = [one._image(source[i], rng)["image"] for i in range(13)]
   for count in (1, 2, 3, 4, 5, 7, 8, 13):
-    z = one.encode_images(pictures[:count])
+    z = one.encode_images(images[:count])
     np.testing.assert_allclose(z, alone[0][:count], atol=2e-6)
   assert traced == [1, 2, 4]
 

@@ -108,11 +108,11 @@ def test_a_transformers_folder():
   )
 
 
-def test_a_siglip2_folder_from_pictures_and_strings():
+def test_a_siglip2_folder_from_images_and_strings():
   model = siglip_jax.load(FOLDER2)
   e = np.load(FOLDER2 / "expected.npz")
-  pictures = np.rint((e["image"] + 1) * 127.5).astype(np.uint8)
-  zimg = model.encode_image(list(pictures))
+  images = np.rint((e["image"] + 1) * 127.5).astype(np.uint8)
+  zimg = model.encode_image(list(images))
   ztxt = model.encode_text(awkward.texts()[::60][:5])
   np.testing.assert_allclose(zimg, e["zimg"], atol=1e-5)
   np.testing.assert_allclose(ztxt, e["ztxt"], atol=1e-5)
@@ -123,7 +123,7 @@ def test_a_siglip2_folder_from_pictures_and_strings():
 def test_outputs_that_are_not_finite_are_no_answer(tmp_path):
   folder = shutil.copytree(FOLDER2, tmp_path / "folder")
   whole = safetensors.load_file(folder / "model.safetensors")
-  pictures = [np.zeros((5, 7, 3), np.uint8)]
+  images = [np.zeros((5, 7, 3), np.uint8)]
 
   def model(name):
     bad = dict(whole, **{name: np.full_like(whole[name], np.nan)})
@@ -131,11 +131,11 @@ def test_outputs_that_are_not_finite_are_no_answer(tmp_path):
     return siglip_jax.load(folder)
 
   with pytest.raises(UserError, match="must be finite; some are not"):
-    model("vision_model.head.probe").encode_image(pictures)
+    model("vision_model.head.probe").encode_image(images)
   with pytest.raises(UserError, match="or from another copy"):
     model("text_model.head.bias").encode_text(["a"])
   with pytest.raises(UserError, match="must be finite"):
-    model("logit_bias").classify(pictures, ["a"])
+    model("logit_bias").classify(images, ["a"])
 
 
 def test_a_named_folder_has_the_named_models_tokenizer(tmp_path, monkeypatch):
@@ -200,10 +200,10 @@ def _variant_of(folder, monkeypatch, **options):
         ([np.uint8(5)], r"or \(H, W\); got uint8 of uint8 \(\)"),
         (["x" * 300], "cannot be read: .*too long"),
         (["a\0b"], "cannot be read: .*null byte"),
-        (["gone.png"], "no picture gone.png: give the path"),
+        (["gone.png"], "no image gone.png: give the path"),
     ],
 )
-def test_what_is_no_list_of_pictures(tiny, images, match):
+def test_what_is_no_list_of_images(tiny, images, match):
   with pytest.raises(UserError, match=match):
     siglip_jax.load(tiny.name, weights=NPZ).encode_image(images)
 
@@ -221,9 +221,9 @@ def test_places_that_cannot_be_reached(tiny, path, monkeypatch):
 
 
 def test_bfloat16_is_near(tiny):
-  pictures = [np.full((5, 7, 3), 90, np.uint8)]
+  images = [np.full((5, 7, 3), 90, np.uint8)]
   full, half = (
-      siglip_jax.load(tiny.name, weights=NPZ, dtype=d).encode_image(pictures)
+      siglip_jax.load(tiny.name, weights=NPZ, dtype=d).encode_image(images)
       for d in (None, "bfloat16")
   )
   assert 0 < np.abs(full - half).max() < 0.05 and half.dtype == np.float32
@@ -353,8 +353,8 @@ def test_another_models_tokenizer_is_refused(tiny, fake_tokenizer):
 def test_the_command_line_says_it_in_one_line(
     command, tmp_path, arguments, match
 ):
-  picture = tmp_path / "a.png"
-  picture.write_bytes(fakes.png((1, 2, 3)))
+  image = tmp_path / "a.png"
+  image.write_bytes(fakes.png((1, 2, 3)))
   folder = shutil.copytree(FOLDER, tmp_path / "folder")
   cut(folder / "model.safetensors", FOLDER / "model.safetensors", 0.9)
   for name, path in {
@@ -367,6 +367,6 @@ def test_the_command_line_says_it_in_one_line(
   }.items():
     arguments = arguments.replace(name, str(path))
   said = command.refuse(
-      "siglip_jax.classify", picture, "--labels=a", *arguments.split()
+      "siglip_jax.classify", image, "--labels=a", *arguments.split()
   )
   assert match in said

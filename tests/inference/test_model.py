@@ -1,4 +1,4 @@
-"""Every kind of picture and text, and what is refused."""
+"""Every kind of image and text, and what is refused."""
 
 import fakes
 import jax
@@ -18,12 +18,12 @@ def model(trained):
 
 @pytest.fixture(scope="module")
 def red(tmp_path_factory):
-  path = tmp_path_factory.mktemp("pictures") / "red.png"
+  path = tmp_path_factory.mktemp("images") / "red.png"
   path.write_bytes(fakes.png((220, 40, 40)))
   return path
 
 
-def test_a_picture_is_the_same_in_every_form(model, red):
+def test_an_image_is_the_same_in_every_form(model, red):
   pixels = np.full((16, 16, 3), (220, 40, 40), np.uint8)
   opened = Image.open(red)
   cmyk = Image.open(red).convert("CMYK")  # which no PNG can hold
@@ -48,7 +48,7 @@ def test_a_turned_photograph_is_upright_in_every_form(model, tmp_path):
 
 
 def test_texts_are_strings_or_ids(model):
-  texts = ["A Red picture", "blue"]
+  texts = ["A Red image", "blue"]
   z = model.encode_text(texts)
   text = Preprocess(model.spec["text"])
   rng = np.random.default_rng(0)
@@ -96,8 +96,8 @@ def test_a_temperature_over_any_clamp_is_kept(trained):
 @pytest.mark.parametrize(
     "call, match",
     [
-        (lambda m: m.encode_image([]), "at least one picture"),
-        (lambda m: m.encode_image(["gone.png"]), "no picture gone.png"),
+        (lambda m: m.encode_image([]), "at least one image"),
+        (lambda m: m.encode_image(["gone.png"]), "no image gone.png"),
         (
             lambda m: m.encode_image([np.zeros((4, 4))]),
             "or a uint8 array of shape",
@@ -123,7 +123,7 @@ def test_a_temperature_over_any_clamp_is_kept(trained):
             "Templates of classify .* got .*a thing",
         ),
         (lambda m: m.classify(["a"], ["b"], templates="{}"), "Templates"),
-        (lambda m: m.similarity(["gone.png"], ["red"]), "no picture gone.png"),
+        (lambda m: m.similarity(["gone.png"], ["red"]), "no image gone.png"),
         (lambda m: m.encode_text("red"), "takes a list"),
         (lambda m: m.encode_text([]), "at least one string"),
     ],

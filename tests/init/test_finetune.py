@@ -57,7 +57,7 @@ def test_another_tokenizer_and_a_missing_one_are_refused(
   def refuse(tokenizer):
     return command.refuse(
         "siglip_jax.main",
-        f"--config=configs/finetune.py:path={place / 'pictures'},"
+        f"--config=configs/finetune.py:path={place / 'images'},"
         f"tokenizer={tokenizer}",
         f"--workdir={place / 'refused'}",
     )
@@ -76,7 +76,7 @@ def test_another_tokenizer_and_a_missing_one_are_refused(
 
 def test_step_0_is_looked_at_before_anything_is_learnt(command, place, trained):
   """A run from trained weights says first how good they are here."""
-  config = fakes.tiny_config(place / "pictures", trained / "tokenizer.model")
+  config = fakes.tiny_config(place / "images", trained / "tokenizer.model")
   parts = {p: {"path": str(trained)} for p in ("img", "txt", "t", "b")}
   config = config.replace("return c", f"c.init = {parts}\n  return c")
   (place / "again.py").write_text(config)

@@ -75,7 +75,7 @@ def test_a_locked_run_starts_from_another_and_never_reads_it_again(
     [
         ("--config.init.img.path=PLACE/gone", "nothing at .*gone: expected"),
         ("--config.init.img.path=PLACE/tiny.py", "tiny.py is no .npz"),
-        ("--config.init.img.path=PLACE/pictures", "no weights that are known"),
+        ("--config.init.img.path=PLACE/images", "no weights that are known"),
         ("--config.init.img.path=nosuch://x", "nosuch://x cannot be read"),
         ("--config.init.img.dont_load=('a',)", "'a' matches none. Names are"),
         ("--config.init.img.dont_load=3", "dont_load"),

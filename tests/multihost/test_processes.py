@@ -54,7 +54,7 @@ def values_and_gradients(mesh):
 
 
 def embed(place, workdir, out) -> list[str]:
-  """Embeds the pictures of a place; the shards this process wrote."""
+  """Embeds the images of a place; the shards this process wrote."""
   from siglip_jax.data import embeddings
   from siglip_jax.embed import encode
 
@@ -121,8 +121,8 @@ def test_two_processes_embed_each_its_own_shards(both, place, trained):
   written = [(both / f"found.npz.{i}").read_text().split() for i in (0, 1)]
   assert written == [shards[0::2], shards[1::2]] and len(shards) == 5
   found = Embeddings(both / "embedded")
-  pictures = folders.folder_source(place / "pictures", "train")
-  names = [pictures.key(i) for i in range(len(pictures))]
+  images = folders.folder_source(place / "images", "train")
+  names = [images.key(i) for i in range(len(images))]
   expected = siglip_jax.load(trained).encode_image(names)
   np.testing.assert_allclose(found.every(), expected, atol=1e-6)
 

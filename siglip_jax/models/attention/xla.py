@@ -40,7 +40,7 @@ def heads_first(
   """The same for CPUs, where XLA calls a library for matrices in this order.
 
   In the order of `tokens_first` it multiplies by loops: 53 ms rather than 9 for
-  8 pictures of 256 tokens and 12 heads. The softmax divides at the end, where
+  8 images of 256 tokens and 12 heads. The softmax divides at the end, where
   there are fewer numbers.
   """
   query, key, value = (
