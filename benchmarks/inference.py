@@ -171,4 +171,4 @@ def _add(table, what: str, times: np.ndarray, *, count: int = 0) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.main(main)

@@ -91,4 +91,4 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.main(main)

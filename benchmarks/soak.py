@@ -230,7 +230,7 @@ def tally(kills: Sequence[Kill], different: Sequence[str]) -> str:
 def main(argv: Sequence[str]) -> int:
   """Soaks a config."""
   del argv
-  config = cli.config_of(_CONFIG)
+  config = cli.config()
   if config.total_steps // (_KILLS.value + 2) <= _SAVE.value:
     raise UserError(
         "Between two kills there must be a checkpoint: expected more than"
@@ -279,4 +279,4 @@ if __name__ == "__main__":
   _EVAL = flags.DEFINE_integer("eval_steps", 15, "Steps between evaluations.")
   _PROCESSES = flags.DEFINE_integer("processes", 1, "Of each start.")
   _SEED = flags.DEFINE_integer("random_seed", 0, "Of the moments.")
-  cli.run(main)
+  cli.main(main)

@@ -98,6 +98,4 @@ def get_config(arg=None):
         **captions,
     )
   c.ckpt = dict(save_steps=1_000, keep=2)
-  c.watchdog = dict(step_seconds=600.0, data_seconds=600.0)
-  c.profile = dict(steps=())  # to trace into the workdir
   return c

@@ -101,6 +101,4 @@ def get_config(arg=None):
       every_steps=max(arg.steps // 4, 1),
   )
   c.ckpt = dict(save_steps=max(arg.steps // 4, 1), keep=2)
-  c.watchdog = dict(step_seconds=600.0, data_seconds=600.0)
-  c.profile = dict(steps=())  # to trace into the workdir
   return c

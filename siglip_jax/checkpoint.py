@@ -37,6 +37,9 @@ class Checkpoints:
     clean: delete what killed runs left half written; for the run that saves,
       as another's unfinished work looks the same.
     peers: all processes; by default those of JAX.
+
+  Attributes:
+    workdir: of the run.
   """
 
   def __init__(
@@ -47,6 +50,7 @@ class Checkpoints:
       clean: bool = False,
       peers: Peers | None = None,
   ):
+    self.workdir = Path(workdir)
     self._folder = Path(workdir).absolute() / "checkpoints"
     self._peers = peers or Peers()
     options = ocp.CheckpointManagerOptions(

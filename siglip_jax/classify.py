@@ -13,25 +13,31 @@ from siglip_jax.errors import UserError
 from siglip_jax.evals import prompts
 from siglip_jax.inference import flags as model_flags
 
-_LABELS = flags.DEFINE_list("labels", [], "Labels, with commas between them.")
-_TEMPLATES = flags.DEFINE_multi_string(
-    "template", list(prompts.NAME), "Sentence with {} for a label; repeatable."
-)
-_JSON = flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
+
+def define_flags() -> None:
+  """Defines the flags of the command."""
+  model_flags.define()
+  flags.DEFINE_list("labels", [], "Labels, with commas between them.")
+  flags.DEFINE_multi_string(
+      "template",
+      list(prompts.NAME),
+      "Sentence with {} for a label; repeatable.",
+  )
+  flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
 
 
 def main(argv: Sequence[str]) -> int:
   """Prints the probability of every label for every image."""
-  images, labels = list(argv[1:]), [s.strip() for s in _LABELS.value]
+  images, labels = list(argv[1:]), [s.strip() for s in flags.FLAGS.labels]
   if not images or not labels:
     raise UserError(
         'Give a model, images and labels: --model=DIR a.png --labels="a,b"'
     )
   if "" in labels or len(set(labels)) < len(labels):
     raise UserError(f"Labels must differ and be words; got {labels}.")
-  prompts.check(_TEMPLATES.value, "--template")
+  prompts.check(flags.FLAGS.template, "--template")
   probabilities = model_flags.load().classify(
-      images, labels, templates=_TEMPLATES.value
+      images, labels, templates=flags.FLAGS.template
   )
   rows = [
       {
@@ -40,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
       }
       for p, row in zip(images, probabilities, strict=True)
   ]
-  if _JSON.value:
+  if flags.FLAGS.json:
     print(json.dumps(rows, indent=2, ensure_ascii=False))
     return 0
   # Names may hold [brackets], which are no markup.
@@ -61,4 +67,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  cli.run(main, arguments=True)
+  cli.main(main, define_flags, arguments=True)

@@ -6,11 +6,13 @@ from pathlib import Path
 import re
 import sys
 import traceback
+from typing import Any
 
 from absl import app
 from absl import flags
 from absl import logging
 import ml_collections
+from ml_collections import config_flags
 
 from siglip_jax.errors import BAD_INPUT
 from siglip_jax.errors import NO_ROOM
@@ -26,30 +28,68 @@ _LIBRARIES = (
 )
 
 
-def run(
-    main: Callable[[Sequence[str]], int | None], *, arguments: bool = False
+def main(
+    function: Callable[[Sequence[str]], int | None],
+    define_flags: Callable[[], None] = lambda: None,
+    *,
+    arguments: bool = False,
 ) -> None:
-  """Parses flags, runs main; bad input is one line on stderr and status 2.
+  """Runs a command; bad input is one line on stderr and status 2.
 
   Args:
-    main: called with the words of the command line that are no flags.
-    arguments: whether it takes any.
+    function: called with the words of the command line that are not flags.
+    define_flags: defines the command's flags. No import defines one, so any
+      program can import any module and have flags of its own.
+    arguments: whether the command takes words that are not flags.
   """
 
   def guarded(argv: Sequence[str]) -> int | None:
     if len(argv) > 1 and not arguments:
       return _fail(f"Unexpected argument {argv[1]!r}: flags start with --.")
     if not flags.FLAGS["verbosity"].present:
-      logging.set_verbosity(logging.WARNING)  # Orbax tells much at INFO
+      logging.set_verbosity(logging.WARNING)  # Orbax logs much at INFO
     try:
-      return main(argv)
+      return function(argv)
     except (Exception, KeyboardInterrupt) as e:
       status = report(e)
       if status is None:
         raise
       return status
 
+  define_flags()
   app.run(guarded, flags_parser=_parse)
+
+
+def define_config(
+    fill: Callable[[ml_collections.ConfigDict], None] = lambda _: None,
+) -> None:
+  """Defines --config and --config.KEY, alike for every command.
+
+  Args:
+    fill: adds what a config file may leave out, so that --config.KEY can set
+      it.
+  """
+  config_flags.DEFINE_config_file(
+      "config", None, "configs/NAME.py[:arg=value,...]", lock_config=True
+  )
+  flag = flags.FLAGS["config"]
+  flag.parser = _FillingParser(flag.parser, fill)
+
+
+class _FillingParser(flags.ArgumentParser):
+  """A parser of --config that completes the config before overrides."""
+
+  def __init__(self, parser: flags.ArgumentParser, fill: Callable):
+    self._parser, self._fill = parser, fill
+
+  def parse(self, argument: Any) -> Any:
+    config = self._parser.parse(argument)
+    if isinstance(config, ml_collections.ConfigDict):
+      self._fill(config)
+    return config
+
+  def flag_type(self) -> str:
+    return self._parser.flag_type()
 
 
 def report(e: BaseException) -> int | None:
@@ -68,17 +108,17 @@ def report(e: BaseException) -> int | None:
   return None
 
 
-def config_of(holder) -> ml_collections.ConfigDict:
-  """The ConfigDict of a --config flag.
+def config() -> ml_collections.ConfigDict:
+  """Returns the value of --config.
 
   Raises:
-    UserError: the flag is missing, or its file gives no ConfigDict.
+    UserError: the flag is missing, or its file returns no ConfigDict.
   """
-  config = holder.value
+  config = flags.FLAGS.config
   if config is None:
     raise UserError("--config=configs/NAME.py is needed.")
   try:
-    # Of a file it could not read, ml_collections tells at the first use.
+    # ml_collections reports an unreadable file only on first access.
     config.to_dict()
   except AttributeError:
     raise UserError(
@@ -122,7 +162,7 @@ def _in_config(e: Exception) -> str | None:
 def _no_such_key(e: Exception) -> str:
   """What ml_collections says of --config.key=value, in a sentence."""
   said = str(e.args[0]) if e.args else repr(e)
-  # A name in quotes of quotes, perhaps with another one to put for it.
+  # A doubly quoted key, optionally with ml_collections' suggestion.
   found = re.fullmatch(
       r'\W*(\w+?)\W*(?:n?Did you mean "(\w+)".*)?', said, re.DOTALL
   )

@@ -1,49 +1,95 @@
-"""Paths of others' files, on a disk or in a bucket."""
+"""Files of others, local or remote, and files of ours, which appear whole.
 
+Remote files (gs://, s3://, hf:// and more) are read through fsspec.
+"""
+
+from collections.abc import Iterator
+import contextlib
 import os
+from pathlib import Path
+from typing import Any
 
-from etils import epath
+import fsspec
 
 from siglip_jax.errors import UserError
 
+AnyPath = str | os.PathLike
 
-def reach(path: str | os.PathLike) -> epath.Path | None:
-  """A path that is there, or None where there is nothing.
 
-  Args:
-    path: local, of which ~ is the home, or gs://.
+def is_remote(path: AnyPath) -> bool:
+  """Whether a path names a file system, as gs://bucket/file does."""
+  return "://" in os.fspath(path)
 
-  Raises:
-    UserError: it cannot be reached.
-  """
+
+@contextlib.contextmanager
+def reaching(path: AnyPath) -> Iterator[None]:
+  """Reports what goes wrong with a remote path in the body as a UserError."""
   try:
-    found = epath.Path(path).expanduser()
-    return found if found.exists() else None
-  # A bucket's library raises what it likes, ImportError where it is missing.
+    yield
+  except UserError:
+    raise
+  # Each file system has its own exceptions; most are OSErrors, not all. A
+  # missing package is an ImportError.
   except Exception as e:  # pylint: disable=broad-except
-    hint = ""
-    if "://" in os.fspath(path):
-      hint = (
-          " Paths gs:// need `pip install gcsfs` and the right to read; what is"
-          " elsewhere has to be copied first."
-      )
+    reason = f"{type(e).__name__}: {e}".rstrip(".")
     raise UserError(
-        f"{os.fspath(path):.200} cannot be reached: {type(e).__name__}: {e}."
-        f"{hint}"
+        f"{os.fspath(path):.200} cannot be reached: {reason}. Remote paths need"
+        " the package of their file system (gcsfs for gs://, s3fs for s3://,"
+        " huggingface_hub for hf://) and the right to read; or copy the file."
     ) from None
 
 
-def find(path: str | os.PathLike, *, what: str) -> epath.Path:
-  """A path that must be there.
+def file_system(path: AnyPath) -> tuple[Any, str]:
+  """Returns fsspec's file system of a remote path, and the path within it."""
+  return fsspec.url_to_fs(os.fspath(path))
+
+
+def read_bytes(path: AnyPath) -> bytes | None:
+  """Returns the content of a file, or None if there is no file.
 
   Args:
-    path: as of `reach`.
-    what: is expected, for the message: "a folder of transformers".
+    path: local, where ~ is the home folder, or remote.
 
   Raises:
-    UserError: nothing is there, or it cannot be reached.
+    UserError: the path cannot be reached.
   """
-  found = reach(path)
-  if found is None:
-    raise UserError(f"There is no {path}: expected {what}.")
-  return found
+  with reaching(path):
+    if not is_remote(path):
+      path = Path(path).expanduser()
+      return path.read_bytes() if path.is_file() else None
+    fs, name = file_system(path)
+    return fs.cat_file(name) if fs.isfile(name) else None
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
+  """Replaces a file by what the body writes, in one move.
+
+  The body writes to the path that it gets. A reader, and a machine that stops
+  at any moment, sees the old file or the new one and never a part. If the body
+  fails, the old file stays.
+
+  Args:
+    path: the file.
+    writer: tells apart processes that may write the file at the same time.
+  """
+  partial = path.with_name(f"{path.name}{writer}.part")
+  partial.unlink(missing_ok=True)
+  try:
+    yield partial
+    _sync(partial)
+    partial.replace(path)
+    _sync(path.parent)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      partial.unlink(missing_ok=True)
+    raise
+
+
+def _sync(path: Path) -> None:
+  """Waits until a file, or the names in a folder, are on disk."""
+  fd = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(fd)
+  finally:
+    os.close(fd)

@@ -1,7 +1,9 @@
-"""Metrics on disk, and examples per second."""
+"""Metrics on disk, one step late, and traces of chosen steps."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import json
 import math
@@ -10,8 +12,11 @@ from pathlib import Path
 import time
 from typing import Any
 
+import jax
 import psutil
 import tensorboardX
+
+from siglip_jax import files
 
 _FILE = "metrics.jsonl"
 
@@ -83,12 +88,9 @@ def rewind(workdir: str | Path, step: int, *, scores: bool = True) -> int:
       if line["step"] < step
       or (line["step"] == step and (scores or "train/loss" in line))
   ]
-  part = path.with_suffix(".part")
-  with part.open("w", encoding="utf-8") as f:
-    f.writelines(json.dumps(line) + "\n" for line in kept)
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(part, path)
+  with files.replacing(path) as partial:
+    with partial.open("w", encoding="utf-8") as f:
+      f.writelines(json.dumps(line) + "\n" for line in kept)
   return len(before) - len(kept)
 
 
@@ -125,6 +127,66 @@ def phase_shares(seconds: Mapping[str, float], steps: int) -> dict[str, float]:
   return found
 
 
+class Delayed:
+  """Metrics of steps, read when the next step is under way.
+
+  Reading a step's metrics waits for it, so a device that has nothing else to do
+  would wait for the host. This holds what is not read yet.
+
+  Args:
+    check: (step, metrics) of a step that is computed; may end the run.
+    log: (step, metrics) of a step to be logged, after `check`.
+  """
+
+  def __init__(
+      self,
+      check: Callable[[int, dict[str, float]], None],
+      log: Callable[[int, dict[str, float]], None],
+  ):
+    self._check, self._log = check, log
+    self._newest: Mapping[str, jax.Array] = {}
+    self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
+
+  @property
+  def any(self) -> bool:
+    """Whether a step was dispatched."""
+    return bool(self._newest)
+
+  def follow(self, metrics: Mapping[str, jax.Array]) -> None:
+    """Tells of a dispatched step; waits for the step before it and logs that.
+
+    One step runs while the next is prepared, and no more: so a phase is no
+    longer than a step, and a batch is not held for long.
+    """
+    jax.block_until_ready(self._newest)
+    self._newest = metrics
+    self._flush()
+
+  def put(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    """Leaves the metrics of the newest step to be logged once computed."""
+    self._pending = step, metrics
+
+  def settle(self, step: int) -> None:
+    """Waits for the newest step and checks it, so no bad state is saved."""
+    if not self._flush() and self._newest:
+      self._check(step, _floats(self._newest))
+
+  def _flush(self) -> bool:
+    """Logs what is pending; returns whether anything was."""
+    if self._pending is None:
+      return False
+    step, metrics = self._pending
+    self._pending = None
+    values = _floats(metrics)
+    self._check(step, values)
+    self._log(step, values)
+    return True
+
+
+def _floats(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
+  return {k: float(v) for k, v in jax.device_get(metrics).items()}
+
+
 class Throughput:
   """Examples per second since the last reading, without pauses."""
 
@@ -154,3 +216,35 @@ class Throughput:
       yield
     finally:
       self._since += time.monotonic() - begin
+
+
+class Profiler:
+  """Traces steps into workdir/profile; config.profile is its arguments.
+
+  Args:
+    workdir: of the run.
+    steps: which ones, as numbered in metrics.jsonl; neighbours share a trace.
+  """
+
+  def __init__(self, workdir: str | Path, *, steps: Sequence[int] = ()):
+    self._folder = str(Path(workdir) / "profile")
+    self._steps, self._on = frozenset(steps), False
+
+  def before(self, step: int, state: Any) -> None:
+    """Starts or ends a trace; call it before the step that follows `step`."""
+    wanted = step + 1 in self._steps
+    if wanted == self._on:
+      return
+    jax.block_until_ready(state)  # Else an earlier step would be in the trace.
+    if wanted:
+      jax.profiler.start_trace(self._folder)
+    else:
+      jax.profiler.stop_trace()
+    self._on = wanted
+
+  def close(self, state: Any) -> None:
+    """Ends a trace that the run's end cuts short."""
+    if self._on:
+      jax.block_until_ready(state)
+      jax.profiler.stop_trace()
+      self._on = False

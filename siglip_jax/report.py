@@ -18,6 +18,9 @@ from matplotlib import ticker as mpl_ticker
 import numpy as np
 from PIL import Image
 
+from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.evals.scores import Evaluator
+from siglip_jax.evals.scores import Result
 from siglip_jax.evals.scores import Score
 
 # Drawn in these, then replaced by the page's own, which know light and dark.
@@ -75,6 +78,25 @@ def write_report(
   path = Path(workdir) / "report.html"
   path.write_text(page, "utf-8")
   return path
+
+
+def cards(evaluator: Evaluator, result: Result, image: str) -> list[Card]:
+  """Returns the cards of an evaluation's examples.
+
+  Args:
+    evaluator: whose source has the images.
+    result: what it measured.
+    image: preprocessing string of images, so that they are what the model saw.
+  """
+  pp, source = Preprocess(image), evaluator.source
+  return [
+      Card(
+          image=pp(source[example.index], np.random.default_rng(0))["image"],
+          truth=example.truth,
+          guesses=example.guesses,
+      )
+      for example in result.gallery
+  ]
 
 
 def _figure(s: Score) -> str:

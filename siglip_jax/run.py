@@ -40,8 +40,8 @@ class Run:
       raise UserError(
           f"config.{'microbatch' if config.microbatch else 'batch_size'} must"
           f" divide over {devices} devices (mesh {dict(mesh.shape)}); got"
-          f" {per_step}: the nearest are {per_step // devices * devices} and"
-          f" {-(-per_step // devices) * devices}."
+          f" {per_step}: the nearest are"
+          f" {sharding.nearest_multiples(per_step, devices)}."
       )
     self.model = TwoTowers(**config.model.to_dict())
     side = config.image_size

@@ -25,7 +25,7 @@ _HEADLINES = ("/top1", "@1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Look:
+class Losses:
   """Losses at step 0.
 
   Attributes:
@@ -51,17 +51,29 @@ def applies(config: Any) -> bool:
   )
 
 
-def show(
-    loss: Callable, state: Any, batch: Mapping, results: Mapping, to_user: bool
+def check(
+    loss: Callable,
+    state: Any,
+    batch: Mapping,
+    scores: Sequence[Score],
+    to_user: bool,
 ) -> None:
-  """Looks, on every process, and reports on the one that talks to the user."""
-  seen = look(loss, state, batch)
+  """Compares the losses on every process, and reports them on one.
+
+  Args:
+    loss: (state, batch) -> the loss, as `run.Run.loss`.
+    state: at step 0, which is not changed.
+    batch: has "text", one an image.
+    scores: of the evaluations at step 0.
+    to_user: whether this process talks to the user.
+  """
+  losses = compare(loss, state, batch)
   if to_user:
-    report(seen, [s for r in results.values() for s in r.scores])
+    report(losses, scores)
 
 
-def look(loss: Callable, state: Any, batch: Mapping) -> Look:
-  """Both losses.
+def compare(loss: Callable, state: Any, batch: Mapping) -> Losses:
+  """Returns the loss of the true pairs and of shuffled ones.
 
   Args:
     loss: (state, batch) -> the loss, as `run.Run.loss`.
@@ -75,25 +87,25 @@ def look(loss: Callable, state: Any, batch: Mapping) -> Look:
       float(jax.device_get(loss(state, b)))
       for b in (batch, shuffle(dict(batch)))
   )
-  return Look(paired=paired, shuffled=shuffled)
+  return Losses(paired=paired, shuffled=shuffled)
 
 
-def report(seen: Look, scores: Sequence[Score]) -> None:
+def report(losses: Losses, scores: Sequence[Score]) -> None:
   """Prints what was seen, and warns where something is wrong."""
   print(
-      f"Step 0: loss {seen.paired:.4g}; with the texts shuffled"
-      f" {seen.shuffled:.4g}"
+      f"Step 0: loss {losses.paired:.4g}; with the texts shuffled"
+      f" {losses.shuffled:.4g}"
   )
   for s in scores:
     if s.name.endswith(_HEADLINES):
       print(f"Step 0: {s.name} {s.value:.1%} (chance {s.chance:.2%})")
-  if seen.suspicious:
+  if losses.suspicious:
     logging.warning(
         "The initial weights hardly tell true pairs from shuffled ones (loss"
         " %.4g and %.4g). Something may not be what they were trained with: the"
         " tokenizer, its padding, lower case, the range of the pixels, or"
         " captions in another language. Compare config.preprocess with the"
         " model's own.",
-        seen.paired,
-        seen.shuffled,
+        losses.paired,
+        losses.shuffled,
     )

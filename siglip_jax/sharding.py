@@ -50,6 +50,13 @@ def make_mesh(
   )
 
 
+def nearest_multiples(size: int, divisor: int) -> str:
+  """Returns the positive multiples of `divisor` around `size`, in words."""
+  below = size // divisor * divisor
+  above = below + divisor
+  return f"{below} and {above}" if below else f"{above} and {2 * above}"
+
+
 def on_mesh(mesh: jax.sharding.Mesh, fn: Callable) -> Callable:
   """`fn`, traced where layers can see the mesh.
 

@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
-from jaxtyping import Float
-from jaxtyping import UInt8
 import optax
 
 from siglip_jax import sharding
 from siglip_jax import tree
+from siglip_jax.models import two_towers
 from siglip_jax.models.two_towers import TwoTowers
 from siglip_jax.optim import Optimizer
 
@@ -66,14 +65,6 @@ def shardings(
   )
 
 
-def scale(
-    images: UInt8[Array, "B H W 3"], value_range: tuple[float, float]
-) -> Float[Array, "B H W 3"]:
-  """Bytes to floats in `value_range`, on the device."""
-  low, high = value_range
-  return images.astype(jnp.float32) * ((high - low) / 255) + low
-
-
 def microbatched(
     encode: Callable[[dict, Array], Array], mesh: jax.sharding.Mesh, count: int
 ) -> Callable[[dict, Array], Array]:
@@ -119,8 +110,8 @@ def make_train_step(
   """Returns step(state, batch) -> (state, metrics).
 
   A batch is `image` (uint8), `text` (int32) and `replaced` (int32: -1, or the
-  example that could not be read in this place). `seed` is of what the loss
-  draws at random, anew in each step. Where the model is `embedded`, `image` is
+  example that could not be read in this place). `seed` seeds the loss's
+  randomness, folded with the step. Where the model is `embedded`, `image` is
   embeddings of the images, L2-normalised, of any float type. Images of
   `image_shape` come best as rows of bytes, (B, H*W*3): with their axes apart, a
   TPU keeps a batch with the examples innermost, and has to copy all of it to
@@ -129,7 +120,7 @@ def make_train_step(
 
   def encode_bytes(params, images):
     images = images.reshape(-1, *image_shape)
-    return model.encode_image(params, scale(images, value_range))
+    return model.encode_image(params, two_towers.scale(images, value_range))
 
   def embedded(params, z):
     del params

@@ -1,20 +1,17 @@
-"""The whole run, top to bottom: data, model, step, loop, evals, report."""
+"""The whole run, top to bottom: prepare, loop over steps, report."""
 
-import collections
 from collections.abc import Iterator
 from collections.abc import Mapping
-import itertools
+import dataclasses
 import math
 from pathlib import Path
 
 import jax
 import ml_collections
-import numpy as np
 
 from siglip_jax import checkpoint
 from siglip_jax import init
 from siglip_jax import metrics as metrics_lib
-from siglip_jax import profiling
 from siglip_jax import progress as progress_lib
 from siglip_jax import report
 from siglip_jax import sanity
@@ -22,25 +19,22 @@ from siglip_jax import sharding
 from siglip_jax import workdir as workdir_lib
 from siglip_jax.config import check as config_check
 from siglip_jax.config import sources as config_sources
-from siglip_jax.config import strings
 from siglip_jax.data import pipeline
+from siglip_jax.data import prefetch
 from siglip_jax.data.embeddings import Embeddings
-from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.data.preprocess import meaning
-from siglip_jax.data.sources import Source
-from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import DONE
 from siglip_jax.errors import TRY_AGAIN
 from siglip_jax.errors import UserError
-from siglip_jax.evals import EVALUATORS
-from siglip_jax.inference import encoder as encoder_lib
+from siglip_jax.evals.evaluations import Evaluations
+from siglip_jax.inference.encoder import BatchEncoder
 from siglip_jax.multihost.messages import Peers
 from siglip_jax.multihost.phases import Phases
 from siglip_jax.multihost.preemption import Preemption
 from siglip_jax.multihost.watchdog import Watchdog
-from siglip_jax.preflight import checks
-from siglip_jax.run import Run
-from siglip_jax.weights import tower_file
+from siglip_jax.preflight.prepare import Prepared
+from siglip_jax.preflight.prepare import prepare
+from siglip_jax.step import TrainState
 
 
 def train_and_evaluate(
@@ -66,219 +60,88 @@ def train_and_evaluate(
   """
   config_check.validate(config)
   phases, peers = Phases(), Peers()
-  limits = config_check.process_options(config, "watchdog")
-  with Watchdog(phases, peers, **limits):
-    return _train_and_evaluate(config, workdir, eval_only, phases, peers)
-
-
-def _train_and_evaluate(
-    config: ml_collections.ConfigDict,
-    workdir: str | Path,
-    eval_only: bool,
-    phases: Phases,
-    peers: Peers,
-) -> int:
-  preemption = Preemption(peers)
-  workdir = workdir_lib.prepare(workdir, peers.index)
-  source = config_sources.train_source(config)
-  pp = strings.make(config, source)
-  evals = {
-      name: (section.every_steps, _make_eval(section, config, source))
-      for name, section in config.evals.items()
-  }
-
-  mesh = sharding.make_mesh(**config.mesh)
-  run = Run(config, mesh, pp.value_range, len(source))
-  main_process = peers.index == 0
-  digest = pp.tokenizer.digest
-  checks.check(run, source, workdir, peers, tokenizer_digest=digest)
-  checkpoints = checkpoint.Checkpoints(
-      workdir, keep=config.ckpt.keep, clean=not eval_only, peers=peers
-  )
-  spec = _spec(config, pp.tokenizer, source)
-  state, start, evaluated = _restore_or_init(run, checkpoints, spec, eval_only)
-  if main_process:
-    workdir_lib.write_config(config, workdir)
-    workdir_lib.keep_tokenizer(pp.tokenizer, workdir)
-    if isinstance(source, Embeddings):
-      tower_file.keep(source, workdir)
-    again = not evaluated or start == config.total_steps
-    metrics_lib.rewind(workdir, start, scores=eval_only or not again)
-  writer = metrics_lib.MetricWriter(workdir, write=main_process)
-  bar = progress_lib.Progress(
-      total_steps=config.total_steps, start_step=start, show=main_process
-  )
-  encoder = encoder_lib.BatchEncoder(
-      model=run.model,
-      params=state.params,
-      mesh=mesh,
-      image=pp.image,
-      text=pp.text,
-      batch_size=config.batch_size,
-      track=bar.track,
-  )
-  results: dict = {}
-
-  def evaluate(step: int, names) -> None:
-    encoder.replace_params(state.params)
-    for name in names:
-      with bar.evaluating(name):
-        results[name] = evals[name][1].run(encoder)
-      writer.write(step, _score_metrics(results[name].scores))
-
-  if eval_only:
-    with bar, phases("eval", start):
-      evaluate(start, evals)
+  with Watchdog(phases, peers, **config.watchdog):
+    preemption = Preemption(peers)
+    prepared = prepare(config, workdir, peers)
+    checkpoints = checkpoint.Checkpoints(
+        prepared.workdir,
+        keep=config.ckpt.keep,
+        clean=not eval_only,
+        peers=peers,
+    )
+    start = restore_or_init(prepared, checkpoints, eval_only=eval_only)
+    record_start(prepared, start, eval_only=eval_only)
+    writer = metrics_lib.MetricWriter(prepared.workdir, write=prepared.main)
+    bar = progress_lib.Progress(
+        total_steps=config.total_steps,
+        start_step=start.step,
+        show=prepared.main,
+    )
+    encoder = BatchEncoder(
+        model=prepared.run.model,
+        params=start.state.params,
+        mesh=prepared.run.mesh,
+        image=prepared.pp.image,
+        text=prepared.pp.text,
+        batch_size=config.batch_size,
+        track=bar.track,
+    )
+    evals = Evaluations(
+        prepared.evaluators,
+        encoder,
+        write=writer.write,
+        evaluating=bar.evaluating,
+    )
+    if eval_only:
+      with bar, phases("eval", start.step):
+        evals.run(start.step, evals.evaluators, start.state.params)
+      step = config.total_steps
+    else:
+      step = train(
+          prepared,
+          start,
+          checkpoints=checkpoints,
+          evals=evals,
+          writer=writer,
+          bar=bar,
+          phases=phases,
+          preemption=preemption,
+      )
+    with phases("save", step):
+      checkpoints.close()
     writer.close()
-    checkpoints.close()
-    _show(config, workdir, evals, results, main_process)
+    if step < config.total_steps:
+      if prepared.main:
+        print(
+            f"Stopped by SIGTERM at step {step}, which is saved. The same"
+            " command goes on from there."
+        )
+      return TRY_AGAIN
+    if prepared.main:
+      show(prepared, evals)
     return DONE
 
-  clock = metrics_lib.Throughput()
-  profiler = profiling.Profiler(
-      workdir, **config_check.process_options(config, "profile")
-  )
-  batches = _to_device(
-      pipeline.train_iterator(
-          source,
-          pp.train,
-          batch_size=config.batch_size,
-          seed=config.seed,
-          start_step=start,
-          total_steps=config.total_steps,
-          process_index=jax.process_index(),
-          process_count=jax.process_count(),
-          **config_sources.loader_options(config),
-      ),
-      sharding.batch_sharding(mesh),
-  )
-  pending: tuple[int, dict] | None = None
-  first_look = start == 0 and sanity.applies(config)
-  under_way: dict = {}
-  logged = last_good = start
 
-  def checked(step: int, values: Mapping) -> dict[str, float]:
-    """Metrics of a step made; ends a run that is not worth going on with."""
-    values = {k: float(v) for k, v in jax.device_get(values).items()}
-    _check_finite(values, last_good, step, workdir, checkpoints)
-    _check_replaced(values, step, config)
-    return values
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+  """Where a run starts: the state, its step, and whether it was evaluated."""
 
-  def log(pending) -> None:
-    """Writes metrics of an earlier step, by now computed."""
-    nonlocal logged
-    if pending is None:
-      return
-    step, values = pending
-    values = checked(step, values)
-    rate = clock.rate(step * config.batch_size)
-    if rate is not None:
-      values["train/examples_per_second"] = rate
-    values |= metrics_lib.phase_shares(phases.take(), step - logged)
-    values |= metrics_lib.host_memory()
-    logged = step
-    writer.write(step, values)
-    bar.update(step, loss=values["train/loss"], examples_per_second=rate)
-
-  clock.start(start * config.batch_size)
-  with bar:
-    for step in range(start, config.total_steps + 1):
-      last = step == config.total_steps
-      stop = not last and preemption.reached(step)
-      # Where a run was stopped, evaluations are left to the next one.
-      done = step == start and evaluated and not last and not first_look
-      due = [
-          name
-          for name, (every, _) in evals.items()
-          if not stop and not done and (last or step % every == 0)
-      ]
-      save = (
-          last or stop or (step > start and step % config.ckpt.save_steps == 0)
-      )
-      if due or save:
-        with phases("step", step):
-          log(pending)
-          if pending is None and under_way:
-            checked(step, under_way)  # no bad state is saved
-        pending = None
-        with clock.pause():
-          if due:
-            with phases("eval", step):
-              evaluate(step, due)
-          if save:
-            with phases("save", step):
-              checkpoints.save(
-                  step, state, spec, evaluated=not stop or step == 0
-              )
-            last_good = step
-      if last or stop:
-        break
-      profiler.before(step, state)
-      with phases("data", step):
-        batch = next(batches)
-      if first_look and step == 0:
-        with clock.pause():
-          sanity.show(run.loss, state, batch, results, main_process)
-      with phases("step" if under_way else "first_step", step):
-        with jax.transfer_guard("disallow"):
-          state, values = run.train_step(state, batch)
-        # One step runs while the next is made ready, and no more: so a phase
-        # is no longer than a step, and a batch is not held for long.
-        jax.block_until_ready(under_way)
-        under_way = values
-        log(pending)
-      pending = None
-      if (step + 1) % config.log_steps == 0:
-        # Of the step just made, and computed behind it on the device.
-        pending = (step + 1, values | run.learning_rates(step))
-  profiler.close(state)
-  with phases("save", step):
-    checkpoints.close()
-  writer.close()
-  if step < config.total_steps:
-    if main_process:
-      print(
-          f"Stopped by SIGTERM at step {step}, which is saved. The same command"
-          " goes on from there."
-      )
-    return TRY_AGAIN
-  _show(config, workdir, evals, results, main_process)
-  return DONE
+  state: TrainState
+  step: int
+  evaluated: bool
 
 
-def _spec(config, tokenizer: Tokenizer, source: Source) -> dict:
-  """What the weights depend on."""
-  spec = {
-      "image": config.preprocess.image,
-      "text": config.preprocess.text,
-      "image_size": config.image_size,
-      "text_len": config.text_len,
-      "tokenizer_digest": tokenizer.digest,
-  }
-  if isinstance(source, Embeddings):
-    spec["tower_digest"] = source.manifest["tower_digest"]
-  return spec
-
-
-def _make_eval(section, config, source: Source):
-  options = {
-      k: v for k, v in section.items() if k not in ("type", "every_steps")
-  }
-  evaluator = EVALUATORS[section.type](**options)
-  if isinstance(source, Embeddings):
-    digest = source.manifest["tower_digest"]
-    strings.check_evaluation(config, evaluator.source, digest)
-  return evaluator
-
-
-def _restore_or_init(run: Run, checkpoints, spec: Mapping, eval_only: bool):
-  found = checkpoints.restore(run.state_shapes)
-  if found is None:
+def restore_or_init(
+    p: Prepared, checkpoints: checkpoint.Checkpoints, *, eval_only: bool
+) -> Start:
+  """Returns the newest checkpoint, or the initial state if there is none."""
+  restored = checkpoints.restore(p.run.state_shapes)
+  if restored is None:
     if eval_only:
       raise UserError("--eval_only needs a checkpoint; the workdir has none.")
-    return init.begin(run, spec), 0, True
-  state, saved, evaluated = found
-  for key, value in spec.items():
+    return Start(state=init.begin(p.run, p.spec), step=0, evaluated=True)
+  state, saved, evaluated = restored
+  for key, value in p.spec.items():
     same = saved.get(key) == value
     if key in ("image", "text"):
       same = meaning(saved[key]) == meaning(value)
@@ -287,34 +150,213 @@ def _restore_or_init(run: Run, checkpoints, spec: Mapping, eval_only: bool):
           f"The checkpoint was trained with {key} = {saved.get(key)!r}, this"
           f" config has {value!r}. Restore the former, or use a new workdir."
       )
-  return state, int(state.step), evaluated
+  return Start(state=state, step=int(state.step), evaluated=evaluated)
 
 
-def _to_device(batches: Iterator[Mapping], to, ahead: int = 2):
-  """Global arrays of local batches, `ahead` of them on the way."""
-  queue: collections.deque = collections.deque()
-  for batch in itertools.chain(batches, [None] * ahead):
-    if batch is not None:
-      image = batch["image"].reshape(len(batch["image"]), -1)
-      local = dict(batch, image=image)  # rows of bytes: see make_train_step
-      queue.append(
-          {
-              k: jax.make_array_from_process_local_data(to, local[k])
-              for k in ("image", "text", "replaced")
-          }
+def record_start(p: Prepared, start: Start, *, eval_only: bool) -> None:
+  """Writes what the workdir keeps of a start."""
+  if not p.main:
+    return
+  workdir_lib.write_config(p.config, p.workdir)
+  workdir_lib.keep_tokenizer(p.pp.tokenizer, p.workdir)
+  if isinstance(p.source, Embeddings):
+    workdir_lib.keep_tower(p.source, p.workdir)
+  again = not start.evaluated or start.step == p.config.total_steps
+  metrics_lib.rewind(p.workdir, start.step, scores=eval_only or not again)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Due:
+  """What is to be done before a step.
+
+  Attributes:
+    evals: evaluators to run.
+    save: whether to save a checkpoint.
+    stop: whether the run ends here, before its last step.
+    last: whether all steps are done.
+  """
+
+  evals: list[str]
+  save: bool
+  stop: bool
+  last: bool
+
+
+def due(
+    step: int,
+    *,
+    start: int,
+    total_steps: int,
+    save_steps: int,
+    every_steps: Mapping[str, int],
+    stop: bool,
+    evaluated: bool,
+) -> Due:
+  """Returns what is due after `step` updates; looks at nothing but its input.
+
+  Args:
+    step: updates made.
+    start: updates that were made before this process.
+    total_steps: updates of the whole run.
+    save_steps: updates between checkpoints.
+    every_steps: evaluator -> updates between its evaluations.
+    stop: whether the run is asked to end here. Its evaluations are left to the
+      next start.
+    evaluated: whether the evaluations at `start` are done already.
+  """
+  last = step == total_steps
+  stop = stop and not last
+  skip = stop or (step == start and evaluated and not last)
+  evals = [
+      name
+      for name, every in every_steps.items()
+      if not skip and (last or step % every == 0)
+  ]
+  save = last or stop or (step > start and step % save_steps == 0)
+  return Due(evals=evals, save=save, stop=stop, last=last)
+
+
+def train(
+    p: Prepared,
+    start: Start,
+    *,
+    checkpoints: checkpoint.Checkpoints,
+    evals: Evaluations,
+    writer: metrics_lib.MetricWriter,
+    bar: progress_lib.Progress,
+    phases: Phases,
+    preemption: Preemption,
+) -> int:
+  """Loops over the steps; returns the step that the run ended at.
+
+  The order within the loop is evaluate, save, read a batch, step, log: so the
+  saved state and the position in the data agree.
+  """
+  config, state = p.config, start.state
+  log = _Log(p, checkpoints, start.step, writer, bar, phases)
+  metrics = metrics_lib.Delayed(log.check, log.write)
+  profiler = metrics_lib.Profiler(p.workdir, **config.profile)
+  batches = _batches(p, start.step)
+  compare = start.step == 0 and sanity.applies(config)
+  every_steps = {name: e.every_steps for name, e in config.evals.items()}
+  with bar:
+    for step in range(start.step, config.total_steps + 1):
+      now = due(
+          step,
+          start=start.step,
+          total_steps=config.total_steps,
+          save_steps=config.ckpt.save_steps,
+          every_steps=every_steps,
+          stop=step < config.total_steps and preemption.reached(step),
+          evaluated=start.evaluated and not compare,
       )
-    if queue and (len(queue) > ahead or batch is None):
-      yield queue.popleft()
+      if now.evals or now.save:
+        with phases("step", step):
+          metrics.settle(step)
+        with log.clock.pause():
+          if now.evals:
+            with phases("eval", step):
+              evals.run(step, now.evals, state.params)
+          if now.save:
+            with phases("save", step):
+              evaluated = not now.stop or step == 0
+              checkpoints.save(step, state, p.spec, evaluated=evaluated)
+            log.last_good = step
+      if now.stop or now.last:
+        break
+      profiler.before(step, state)
+      with phases("data", step):
+        batch = next(batches)
+      if compare and step == 0:
+        with log.clock.pause():
+          sanity.check(p.run.loss, state, batch, evals.scores(), p.main)
+      with phases("step" if metrics.any else "first_step", step):
+        with jax.transfer_guard("disallow"):
+          state, values = p.run.train_step(state, batch)
+        metrics.follow(values)
+      if (step + 1) % config.log_steps == 0:
+        # Computed behind the step just dispatched, on the device.
+        metrics.put(step + 1, values | p.run.learning_rates(step))
+  profiler.close(state)
+  return step
 
 
-def _check_finite(values, last_good: int, step: int, workdir, checkpoints):
+class _Log:
+  """Checks the metrics of steps, and writes those that are logged.
+
+  Attributes:
+    clock: measures examples a second; pause it for what is not training.
+    last_good: the newest step whose state is known to be good.
+  """
+
+  def __init__(
+      self,
+      p: Prepared,
+      checkpoints: checkpoint.Checkpoints,
+      start: int,
+      writer: metrics_lib.MetricWriter,
+      bar: progress_lib.Progress,
+      phases: Phases,
+  ):
+    self._p, self._checkpoints = p, checkpoints
+    self._writer, self._bar, self._phases = writer, bar, phases
+    self._logged = self.last_good = start
+    self.clock = metrics_lib.Throughput()
+    self.clock.start(start * p.config.batch_size)
+
+  def check(self, step: int, values: Mapping[str, float]) -> None:
+    """Ends a run that is not worth going on with."""
+    _check_finite(self._checkpoints, values, self.last_good, step)
+    _check_replaced(values, step, self._p.config)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes a step's metrics, with speed, waiting times and host memory."""
+    rate = self.clock.rate(step * self._p.config.batch_size)
+    steps, self._logged = step - self._logged, step
+    self._writer.write(
+        step,
+        {**values, "train/examples_per_second": rate}
+        | metrics_lib.phase_shares(self._phases.take(), steps)
+        | metrics_lib.host_memory(),
+    )
+    loss = values["train/loss"]
+    self._bar.update(step, loss=loss, examples_per_second=rate)
+
+
+def _batches(p: Prepared, start: int) -> Iterator[dict[str, jax.Array]]:
+  """Yields global batches from step `start` on, on the devices."""
+  config = p.config
+  local = pipeline.train_iterator(
+      p.source,
+      p.pp.train,
+      batch_size=config.batch_size,
+      seed=config.seed,
+      start_step=start,
+      total_steps=config.total_steps,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      **config_sources.loader_options(config),
+  )
+  return prefetch.to_device(local, sharding.batch_sharding(p.run.mesh))
+
+
+def _check_finite(
+    checkpoints: checkpoint.Checkpoints,
+    values: Mapping[str, float],
+    last_good: int,
+    step: int,
+) -> None:
   if math.isfinite(values["train/loss"]) and math.isfinite(
       values["train/grad_norm"]
   ):
     return
   checkpoints.wait()
   saved = checkpoints.steps()
-  good = f"checkpoints/{saved[0]} of {workdir}" if saved else "none was saved"
+  good = (
+      f"checkpoints/{saved[0]} of {checkpoints.workdir}"
+      if saved
+      else "none was saved"
+  )
   raise UserError(
       f"The loss or its gradient stopped being finite between steps {last_good}"
       f" and {step} (loss {values['train/loss']}). Last good: {good}."
@@ -332,43 +374,20 @@ def _check_replaced(values, step: int, config) -> None:
     )
 
 
-def _score_metrics(scores) -> dict[str, float]:
-  found = {}
-  for s in scores:
-    found |= {
-        s.name: s.value,
-        f"{s.name}/low": s.lo,
-        f"{s.name}/high": s.hi,
-        f"{s.name}/chance": s.chance,
-    }
-  return found
-
-
-def _show(config, workdir, evals, results, main_process: bool) -> None:
-  """The final table and report.html."""
-  if not main_process:
-    return
-  scores = [s for name in evals for s in results[name].scores]
+def show(p: Prepared, evals: Evaluations) -> None:
+  """Prints the final table and writes report.html."""
+  scores = evals.scores()
   progress_lib.final_table(scores)
-  show = Preprocess(config.preprocess.image)
-  gallery = {}
-  for name, (_, evaluator) in evals.items():
-    cards = [
-        report.Card(
-            image=show(evaluator.source[e.index], np.random.default_rng(0))[
-                "image"
-            ],
-            truth=e.truth,
-            guesses=e.guesses,
-        )
-        for e in results[name].gallery
-    ]
-    if cards:
-      gallery[name] = cards
+  image = p.config.preprocess.image
+  gallery = {
+      name: report.cards(evals.evaluators[name], result, image)
+      for name, result in evals.results.items()
+      if result.gallery
+  }
   path = report.write_report(
-      workdir,
-      title=workdir.name,
-      history=metrics_lib.read(workdir),
+      p.workdir,
+      title=p.workdir.name,
+      history=metrics_lib.read(p.workdir),
       scores=scores,
       gallery=gallery,
   )

@@ -1,14 +1,21 @@
-"""The folder that a run writes to."""
+"""The folder of a run: which files it holds, and how they get there."""
 
 import json
+import os
 from pathlib import Path
 import shutil
 
 import ml_collections
 
+from siglip_jax import files
 from siglip_jax.config import schema
+from siglip_jax.data.embeddings import TOWER
+from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
+
+_CONFIG = "config.json"
+_TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 
 
 def prepare(workdir: str | Path, index: int) -> Path:
@@ -37,23 +44,57 @@ def prepare(workdir: str | Path, index: int) -> Path:
   return workdir
 
 
+def is_workdir(folder: Path) -> bool:
+  """Whether a folder holds what a run writes first or last."""
+  return (folder / "checkpoints").is_dir() or (folder / _CONFIG).is_file()
+
+
 def keep_tokenizer(tokenizer: Tokenizer, workdir: Path) -> None:
-  """Copies the tokenizer beside the weights, in one move."""
-  part = workdir / "tokenizer.part"
-  shutil.copyfile(tokenizer.path, part)
-  part.replace(workdir / "tokenizer.model")
+  """Copies the tokenizer beside the weights, under its true name."""
+  data = tokenizer.read_bytes()
+  with files.replacing(workdir / tokenizer.file_name) as partial:
+    partial.write_bytes(data)
+  for name in _TOKENIZERS:
+    if name != tokenizer.file_name:  # of an earlier version, or earlier start
+      (workdir / name).unlink(missing_ok=True)
+
+
+def tokenizer_path(workdir: Path) -> Path:
+  """Returns the path of the tokenizer that `keep_tokenizer` kept."""
+  paths = [workdir / name for name in _TOKENIZERS]
+  return next((path for path in paths if path.is_file()), paths[0])
+
+
+def keep_tower(source: Embeddings, workdir: Path) -> None:
+  """Puts the tower that made embeddings into a workdir; a link if possible.
+
+  Raises:
+    UserError: it is no longer beside the embeddings.
+  """
+  original, target = source.folder / TOWER, workdir / TOWER
+  if not original.is_file() and target.is_file():
+    return  # saved when the run started; `tower_file.kept` verifies its digest
+  if not original.is_file():
+    raise UserError(
+        f"{original} is missing: the tower that made the embeddings, which the"
+        " trained model needs to see with. Copy the folder again."
+    )
+  with files.replacing(target) as partial:
+    try:
+      os.link(original, partial)
+    except OSError:  # another file system, or one without links
+      shutil.copyfile(original, partial)
 
 
 def write_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
   """Writes config.json, the config as resolved, in one move."""
-  part = workdir / "config.part"
-  part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-  part.replace(workdir / "config.json")
+  with files.replacing(workdir / _CONFIG) as partial:
+    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
   """Reads config.json back."""
-  path = workdir / "config.json"
+  path = workdir / _CONFIG
   if not path.is_file():
     raise UserError(
         f"{workdir} holds no config.json: expected the --workdir of a run."

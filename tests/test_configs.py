@@ -89,9 +89,10 @@ def test_arguments_have_types_and_names():
     get("emoji", "steps=many")
 
 
-def test_a_batch_that_does_not_divide_names_the_nearest():
+@pytest.mark.parametrize("size", [4, 13])
+def test_a_batch_that_does_not_divide_names_the_nearest(size):
   _, config = get("emoji")
-  config.batch_size = 13
+  config.batch_size = size
   with pytest.raises(UserError, match="the nearest are 8 and 16"):
     Run(config, sharding.make_mesh())
 
@@ -99,7 +100,8 @@ def test_a_batch_that_does_not_divide_names_the_nearest():
 def test_microbatch_must_divide_the_batch():
   _, config = get("emoji")
   config.microbatch = 100
-  with pytest.raises(UserError, match="divide config.batch_size"):
+  match = "divide config.batch_size.* divides are 100 and 200"
+  with pytest.raises(UserError, match=match):
     config_check.validate(config)
 
 

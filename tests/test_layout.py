@@ -14,20 +14,20 @@ ROOT = Path(siglip_jax.__file__).parent
 # Each may import what is above it, and its own line.
 ORDER = [
     "errors",
-    "files tree cli multihost.phases multihost.messages multihost.parent",
-    "multihost profiling plan.hlo plan.topology",
+    "files tree cli multihost plan.chips plan.hlo plan.topology plan",
     "config config.schema",
     "data",
+    "workdir",
     "models sharding schedules",
-    "weights losses optim",
+    "losses optim weights",
     "step",
     "run",
-    "checkpoint workdir metrics inference.encoder inference.export",
+    "checkpoint metrics inference.encoder inference.export",
     "init evals",
     "progress report sanity inference.model",
-    "config.strings config.sources config.check",
-    "embed inference preflight train plan",
-    "main classify convert demo",
+    "config.sources config.strings config.check",
+    "embed inference preflight train plan.estimate plan.search",
+    "main classify convert demo plan.__main__",
 ]
 
 
@@ -94,6 +94,51 @@ def test_libraries_stay_where_they_belong(library):
     assert not users
 
 
+def test_a_config_file_needs_nothing_heavy():
+  """`parse_arg` is the first line of each: it must not load what trains."""
+  code = """
+import siglip_jax.config, sys
+heavy = {'jax', 'flax', 'orbax', 'optax', 'grain', 'cv2', 'numpy', 'scipy'}
+loaded = {m.split('.')[0] for m in sys.modules}
+assert not loaded & heavy, loaded & heavy
+ours = sorted(m for m in sys.modules if m.startswith('siglip_jax.'))
+assert ours == [
+    'siglip_jax.config', 'siglip_jax.config.schema', 'siglip_jax.errors'
+], ours
+"""
+  run(code)
+
+
+def test_no_import_defines_a_flag():
+  """Another program may have a --path or --out of its own."""
+  code = """
+from absl import flags
+import importlib, pkgutil, siglip_jax
+flags.DEFINE_string('path', None, '')
+for m in pkgutil.walk_packages(siglip_jax.__path__, 'siglip_jax.'):
+  importlib.import_module(m.name)
+defined = flags.FLAGS.flags_by_module_dict()
+ours = {m: [f.name for f in v] for m, v in defined.items() if 'siglip' in m}
+assert not ours, ours
+for name in ('config', 'workdir', 'out', 'vocab_size', 'model', 'labels'):
+  assert name not in flags.FLAGS, name
+"""
+  run(code)
+
+
+def run(code: str) -> None:
+  """Runs code in a process that has imported nothing, which must succeed."""
+  environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX")}
+  done = subprocess.run(
+      [sys.executable, "-c", code],
+      env=environment | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert done.returncode == 0, done.stderr
+
+
 def test_importing_sets_nothing_and_brings_no_other_framework():
   code = """
 import jax
@@ -109,12 +154,4 @@ assert not changed, changed
 assert chosen() == environment
 assert not jax._src.xla_bridge.backends_are_initialized()
 """
-  environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX")}
-  done = subprocess.run(
-      [sys.executable, "-c", code],
-      env=environment | {"TF_CPP_MIN_LOG_LEVEL": "2"},
-      capture_output=True,
-      text=True,
-      check=False,
-  )
-  assert done.returncode == 0, done.stderr
+  run(code)

@@ -26,6 +26,15 @@ def wrong(place):
   return wrong
 
 
+def test_every_command_reads_its_config_alike(command):
+  for module in ("main", "embed", "plan", "preflight"):
+    flags = ["--workdir=x"] * (module in ("main", "preflight"))
+    flags += ["--out=x"] * (module == "embed")
+    for file, match in (("configs/nope.py", "nope.py"), (None, "--config=")):
+      words = [f"--config={file}"] if file else []
+      assert match in command.refuse(f"siglip_jax.{module}", *words, *flags)
+
+
 @pytest.mark.parametrize(
     "flags, match",
     [
@@ -77,7 +86,10 @@ def wrong(place):
         ("--config.image_size=20", "20 x 20 .* patches of 8"),
         ("--config.image_size=24", r"pp must make 'image' .*24, 24.*16, 16"),
         ("--config.text_len=9", "config.text_len .* tokenize, .* 8 .*got 9"),
-        ("--config.model.text.vocab_size=9", "vocab_size .*.model; got 9"),
+        (
+            "--config.model.text.vocab_size=9",
+            "vocab_size. needs .* 9 pieces; .*.model has",
+        ),
         # Devices: one here.
         ("--config.mesh.data=3", "mesh must use every device: there are 1"),
         # Data.

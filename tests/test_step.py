@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from siglip_jax import sharding
-from siglip_jax import step
 from siglip_jax import tree
 from siglip_jax.errors import UserError
+from siglip_jax.models import two_towers
 from siglip_jax.plan import estimate
 from siglip_jax.run import Run
 
@@ -223,7 +223,7 @@ def test_bfloat16_embeddings_give_the_steps_of_the_tower_that_made_them():
   online.optim.schedule = lock
   run, _, state, losses = train(online, devices=1)
   encode = jax.jit(
-      lambda p, x: run.model.encode_image(p, step.scale(x, (-1, 1)))
+      lambda p, x: run.model.encode_image(p, two_towers.scale(x, (-1, 1)))
   )
   given = [
       b | {"image": np.asarray(encode(state.params, b["image"]), bfloat16)}

@@ -94,17 +94,8 @@ slice_is_dead() {
   esac
 }
 
-# How many machines this type is, which a dry run cannot ask.
-usual_workers() {
-  local size=${ACCELERATOR_TYPE##*-} workers
-  case $ACCELERATOR_TYPE in
-    v5litepod-* | v6e-*) workers=$((size > 8 ? size / 4 : 1)) ;; # chips
-    *) workers=$((size / 8)) ;;                                 # cores
-  esac
-  echo $((workers > 0 ? workers : 1))
-}
-
 worker_count() {
-  described "$(usual_workers)" tpu-vm "$TPU_NAME" \
+  # A dry run cannot ask.
+  described "$(usual_workers "${ACCELERATOR_TYPE##*-}")" tpu-vm "$TPU_NAME" \
     'value(networkEndpoints.len())'
 }

@@ -15,6 +15,9 @@ readonly TPU ROOT
 : "${DRY_RUN:=0}"
 : "${POLL_SECONDS:=30}"
 
+# shellcheck source=tpu/chips.sh
+. "$TPU/chips.sh"
+
 # What is printed inside $(...) for people to read goes where stdout went.
 exec 3>&1
 
@@ -53,16 +56,6 @@ quoted() {
   done
 }
 
-default_runtime() {
-  case $ACCELERATOR_TYPE in
-    v2-* | v3-* | v4-*) echo tpu-ubuntu2204-base ;;
-    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
-    v5p-*) echo v2-alpha-tpuv5 ;;
-    v6e-*) echo v2-alpha-tpuv6e ;;
-    *) return 1 ;;
-  esac
-}
-
 need() {
   [ -n "${!1-}" ] || wrong "$1 must be set; got an empty one." \
     "Set it in $ENV_FILE: $2."
@@ -96,8 +89,8 @@ check_settings() {
     *-*[!0-9]* | *-) known=no ;;
     *) default_runtime >/dev/null && known=yes || known=no ;;
   esac
-  [ "$known" = yes ] || wrong "ACCELERATOR_TYPE must be v2-, v3-, v4-," \
-    "v5litepod-, v5p- or v6e- and a number, as v4-8; got" \
+  [ "$known" = yes ] || wrong "ACCELERATOR_TYPE must be" \
+    "$ACCELERATOR_PREFIXES and a number, as v4-8; got" \
     "'$ACCELERATOR_TYPE'. Set it in $ENV_FILE."
   case $BUCKET in
     gs://* | */*) wrong "BUCKET must be a bucket's name without gs:// or" \

@@ -8,14 +8,15 @@ import ml_collections
 
 from siglip_jax import init
 from siglip_jax import losses
+from siglip_jax import metrics
 from siglip_jax import optim
-from siglip_jax import profiling
 from siglip_jax import sharding
 from siglip_jax import tree
 from siglip_jax.config import schema
 from siglip_jax.config import strings
 from siglip_jax.config.sources import DATA
 from siglip_jax.config.sources import LOADER
+from siglip_jax.data import pipeline
 from siglip_jax.data import sources
 from siglip_jax.errors import UserError
 from siglip_jax.evals import EVALUATORS
@@ -25,12 +26,33 @@ from siglip_jax.models.vit import VIT
 from siglip_jax.multihost import watchdog
 
 
+def fill(config: ml_collections.ConfigDict) -> None:
+  """Adds the settings that a config file may leave out, at their defaults.
+
+  The defaults are those of the constructors, so that a flag can change what a
+  file does not mention: config.watchdog, config.profile and how config.data is
+  read. What is not a config at all is left for `validate` to report.
+  """
+  optional = {"watchdog": watchdog.Limits, "profile": metrics.Profiler}
+  with config.unlocked():
+    for name, constructor in optional.items():
+      section = config.get(name, {})
+      if isinstance(section, Mapping | ml_collections.ConfigDict):
+        config[name] = schema.defaults(constructor) | dict(section)
+    data = config.get("data")
+    if isinstance(data, ml_collections.ConfigDict):
+      for key, value in schema.defaults(pipeline.train_iterator).items():
+        if key in LOADER and key not in data:
+          data[key] = value
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
-  """All checks that need neither data nor a device.
+  """Fills in what is left out, then checks all but the data and the devices.
 
   Raises:
-    UserError: the first thing found wrong, and how to mend it.
+    UserError: the first thing found wrong, and how to fix it.
   """
+  fill(config)
   c = config.to_dict()
   known = schema.TOP_LEVEL | schema.OPTIONAL
   schema.check_keys("config", c, known, required=schema.TOP_LEVEL)
@@ -43,7 +65,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise UserError(
         "config.microbatch must be 0 (off) or divide config.batch_size ="
         f" {size}; got {part}: the nearest batches that it divides are"
-        f" {size // part * part} and {-(-size // part) * part}."
+        f" {sharding.nearest_multiples(size, part)}."
     )
   _check_data(c["data"])
   schema.check_keys(
@@ -76,11 +98,6 @@ _PREPROCESS = {"image": str, "text": str}
 _CKPT = {"save_steps": int, "keep": int}
 
 
-def process_options(config: ml_collections.ConfigDict, name: str) -> dict:
-  """A section that a config may leave out: `watchdog` or `profile`."""
-  return config[name].to_dict() if name in config else {}
-
-
 def _at_least(low: int, name: str, value: int) -> None:
   if value < low:
     kind = "a positive integer" if low else "a whole number from 0 up"
@@ -102,27 +119,22 @@ def _check_data(data: Mapping[str, Any]) -> None:
 
 
 def _check_process(c: Mapping[str, Any]) -> None:
-  if "watchdog" in c:
-    schema.check("config.watchdog", c["watchdog"], watchdog.Limits)
-    for key, value in c["watchdog"].items():
-      if value <= 0:
-        raise UserError(
-            f"config.watchdog.{key} must be a positive number of seconds; got"
-            f" {value}."
-        )
-  if "profile" in c:
-    schema.check(
-        "config.profile",
-        c["profile"],
-        profiling.Profiler,
-        passed=("workdir",),
-    )
-    for step in c["profile"].get("steps", ()):
-      if not isinstance(step, int) or step < 1:
-        raise UserError(
-            "config.profile.steps must be steps to trace, whole numbers from 1"
-            f" up; got {step!r}."
-        )
+  schema.check("config.watchdog", c["watchdog"], watchdog.Limits)
+  for key, value in c["watchdog"].items():
+    if value <= 0:
+      raise UserError(
+          f"config.watchdog.{key} must be a positive number of seconds; got"
+          f" {value}."
+      )
+  schema.check(
+      "config.profile", c["profile"], metrics.Profiler, passed=("workdir",)
+  )
+  for step in c["profile"].get("steps", ()):
+    if not isinstance(step, int) or step < 1:
+      raise UserError(
+          "config.profile.steps must be steps to trace, whole numbers from 1"
+          f" up; got {step!r}."
+      )
 
 
 def _check_rules(name: str, rules: Sequence) -> None:
@@ -136,18 +148,15 @@ def _check_rules(name: str, rules: Sequence) -> None:
 
 
 def _check_loss(section: Mapping[str, Any]) -> None:
-  known = {
-      n.removesuffix("_loss"): getattr(losses, n)
-      for n in losses.__all__
-      if n.endswith("_loss")
-  }
   name = section.get("name")
-  if name not in known:
+  if name not in losses.LOSSES:
     raise UserError(
-        f"config.loss.name must be one of {', '.join(known)}; got {name!r}."
+        "config.loss.name must be one of"
+        f" {', '.join(losses.LOSSES)}; got {name!r}."
     )
+  function = losses.LOSSES[name].function
   schema.check(
-      "config.loss", section, losses.make, known[name], passed=("mesh", "axis")
+      "config.loss", section, losses.make, function, passed=("mesh", "axis")
   )
 
 
@@ -180,13 +189,14 @@ def _check_model(c: Mapping[str, Any]) -> dict:
     for key in ("patch", "num_heads", "width", "mlp_dim", "vocab_size"):
       _at_least(1, f"config.model.{tower}.{key}", model[tower].get(key, 1))
     _at_least(0, f"config.model.{tower}.depth", model[tower].get("depth", 1))
-  # With an image tower in any case: it is what embeddings must come from.
+  # Build the image tower even if unused: stored embeddings are checked against
+  # it.
   towers = TwoTowers(**model | {"embedded": False})
   try:
     return towers.shapes((side, side, 3), c["text_len"])
   except UserError:
     raise
-  # Whatever a wrong value meets first, deep inside.
+  # A bad value can raise any of these inside Flax.
   except (TypeError, ValueError, LookupError, AttributeError) as e:
     raise UserError(
         f"config.model cannot be built: {str(e).splitlines()[0]}."
@@ -198,16 +208,17 @@ def _check_rules_fit(c: Mapping[str, Any], params: Mapping) -> None:
   if TwoTowers(**c["model"]).embedded:  # then there is no image tower
     params = {part: p for part, p in params.items() if part != "img"}
   tree.assign(c["sharding"], tree.flatten(params), what="config.sharding")
-  # In epochs of one example, for the data are not known: no duration is longer.
+  # The data size is unknown here; one example per epoch keeps any duration in
+  # epochs within the run.
   optim.make(params, c["total_steps"], c["batch_size"], 1, **c["optim"])
 
 
 def _check_embedded(c: Mapping[str, Any]) -> None:
-  """Without an image tower, images are embeddings everywhere, and only so."""
+  """Checks that embeddings are given exactly if there is no image tower."""
   embedded = TwoTowers(**c["model"]).embedded
-  given = {"config.data": c["data"]}
-  given |= {f"config.evals.{name}": s for name, s in c["evals"].items()}
-  for name, section in given.items():
+  sections = {"config.data": c["data"]}
+  sections |= {f"config.evals.{name}": s for name, s in c["evals"].items()}
+  for name, section in sections.items():
     if bool(section.get("embeddings")) != embedded:
       raise UserError(
           f"{name} must name a folder of `embeddings` (which"

@@ -84,6 +84,15 @@ def check_keys(
       raise UserError(f"{name}.{key} is missing; the config must set it.")
 
 
+def defaults(constructor: Callable[..., Any]) -> dict[str, Any]:
+  """Returns the arguments of a constructor that have a default, with it."""
+  return {
+      p.name: p.default
+      for p in inspect.signature(constructor).parameters.values()
+      if p.default is not p.empty
+  }
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
   """The rest of a sentence that said that `word` is not known."""
   known = list(map(str, known))

@@ -1,7 +1,7 @@
-"""The preprocessing of a config: its strings must agree with each other.
+"""The preprocessing strings of a config, which must agree with each other.
 
 `config.data.pp` makes examples of records in training; `config.preprocess`
-makes images and texts alone, in evaluation and ever after.
+makes images and texts alone, in evaluation and inference.
 """
 
 from collections.abc import Mapping
@@ -15,14 +15,12 @@ from siglip_jax.data import pipeline
 from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.data.preprocess import arguments
-from siglip_jax.data.preprocess import meaning
 from siglip_jax.data.preprocess import parse
-from siglip_jax.data.preprocess import render
 from siglip_jax.data.sources import Source
 from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 from siglip_jax.models import zoo
-from siglip_jax.models.two_towers import TwoTowers
+from siglip_jax.weights import fits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,10 +81,9 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
     UserError: the strings, the data and the model do not fit.
   """
   variant = _variant(config.preprocess)
-  published = variant.tokenizer_places if variant else None
-  train = Preprocess(config.data.pp, published=published)
+  train = fits.open_text(config.data.pp, variant=variant)
   image = Preprocess(config.preprocess.image)
-  text = Preprocess(config.preprocess.text, published=published)
+  text = fits.open_text(config.preprocess.text, variant=variant)
   embedded = isinstance(source, Embeddings)
   wanted = None if embedded else image.value_range
   if image.value_range is None or train.value_range != wanted:
@@ -97,22 +94,11 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
     )
   tokenizer = text.tokenizer
   assert tokenizer is not None, "seen by `check`"
-  rows, pieces = config.model.text.vocab_size, tokenizer.vocab_size
-  if variant is not None:
-    variant.check_tokenizer(
-        tokenizer.path, pieces=pieces, digest=tokenizer.digest
-    )
-  if not zoo.has_rows_for(rows, pieces):
-    raise UserError(
-        "config.model.text.vocab_size must be at least that of the tokenizer,"
-        f" {pieces} in {tokenizer.path}; got {rows}. Raise it, or train a"
-        " smaller tokenizer."
-    )
+  fits.check(tokenizer, rows=config.model.text.vocab_size, variant=variant)
   side, length = config.image_size, config.text_len
   images = {"image": ((side, side, 3), np.uint8)}
   texts = {"text": ((length,), np.int32)}
   if embedded:
-    check_embeddings(config, source)
     given = {"image": ((source.dim,), source.dtype)}
     _try("config.data.pp", train, source, given | texts)
   else:
@@ -132,85 +118,6 @@ def _variant(
 ) -> zoo.Variant | None:
   """The released model that config.preprocess names, if it does."""
   return zoo.get(section["variant"]) if "variant" in section else None
-
-
-def image_part(spec: str) -> str:
-  """The part of a string that makes an image, up to its value_range.
-
-  Raises:
-    UserError: it has none.
-  """
-  calls = parse(spec)
-  names = [name for name, *_ in calls]
-  if "value_range" not in names:
-    raise UserError(
-        "Preprocessing of images must end in value_range, as in"
-        f" 'decode|resize(224)|value_range(-1,1)'; got {spec!r}."
-    )
-  images = calls[: names.index("value_range") + 1]
-  return render(call for call in images if call[0] != "tokenize")
-
-
-def tower(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What embeddings depend on beside the parameters, as a manifest has it."""
-  return {
-      "tower_sizes": TwoTowers(**config.model.to_dict()).image_sizes,
-      "image_size": config.image_size,
-      "image": config.preprocess.image,
-  }
-
-
-def same_tower(key: str, one: Any, other: Any) -> bool:
-  """Whether two values of a key of `tower` mean the same."""
-  if key == "image":
-    one, other = map(meaning, (one, other))
-  return one == other
-
-
-def check_embeddings(
-    config: ml_collections.ConfigDict, found: Embeddings
-) -> None:
-  """Embeddings must be what the config's image tower makes of images.
-
-  Raises:
-    UserError: they are another tower's, or of other pixels.
-  """
-  for key, wanted in tower(config).items():
-    got = found.manifest[key]
-    if not same_tower(key, got, wanted):
-      raise UserError(
-          f"{found.folder} holds embeddings made with {key} = {got!r}, and this"
-          f" config has {wanted!r}. Change the config, or make the embeddings"
-          " again in a new folder."
-      )
-
-
-def check_evaluation(
-    config: ml_collections.ConfigDict, found: Embeddings, digest: str
-) -> None:
-  """`check_embeddings` of an evaluation, which needs all images, unchanged.
-
-  Args:
-    config: of the run.
-    found: the evaluation's.
-    digest: of the tower that made the embeddings trained on.
-
-  Raises:
-    UserError: they are another tower's, augmented, or some are missing.
-  """
-  check_embeddings(config, found)
-  if found.manifest["tower_digest"] != digest:
-    raise UserError(
-        f"{found.folder} was made by another image tower than the embeddings"
-        f" trained on: sha256 {found.manifest['tower_digest'][:12]}... and"
-        f" {digest[:12]}.... Make it again with that tower."
-    )
-  if found.manifest["crops"] or found.manifest["skipped"]:
-    raise UserError(
-        "Evaluation needs every image once, as config.preprocess.image makes"
-        f" it; {found.folder} was made with --crops={found.manifest['crops']}"
-        f" and {found.manifest['skipped']} unreadable images skipped."
-    )
 
 
 def _try(field: str, pp: Preprocess, source: Source, wanted: Mapping) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import ml_dtypes
 import msgpack
 import numpy as np
 
+from siglip_jax import files
 from siglip_jax.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -161,20 +161,19 @@ def shard_paths(folder: Path, count: int) -> list[Path]:
 
 def write_shard(path: Path, records: Iterable[bytes]) -> None:
   """Writes a shard, which appears when it is whole and on disk."""
-  part = path.with_suffix(".part")
-  # One record a group, or reading one at random would read others, too.
-  writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1")
-  for record in records:
-    writer.write(record)
-  writer.close()
-  _move(part, path)
+  with files.replacing(path) as partial:
+    # One record a group, or reading one at random would read others, too.
+    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+    for record in records:
+      writer.write(record)
+    writer.close()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
   """Writes a JSON file, which appears when it is whole and on disk."""
-  part = path.with_suffix(".part")
-  part.write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
-  _move(part, path)
+  text = json.dumps(content, indent=2, ensure_ascii=False)
+  with files.replacing(path) as partial:
+    partial.write_text(text, "utf-8")
 
 
 def count_records(path: Path) -> int:
@@ -256,18 +255,3 @@ def _check_shard(path: str, count: int) -> None:
         f"{path} must hold {count} records, as the manifest says; it holds"
         f" {found}. Copy the folder again."
     )
-
-
-def _move(part: Path, path: Path) -> None:
-  """Renames what is on disk, and sees to it that the new name is, too."""
-  _sync(part)
-  os.replace(part, path)
-  _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-  fd = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(fd)
-  finally:
-    os.close(fd)

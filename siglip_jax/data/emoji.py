@@ -173,16 +173,18 @@ def _thumbnail(png: bytes) -> UInt8[np.ndarray, "24 24 3"]:
   return np.asarray(white.convert("RGB").reduce(SIZE // 24))
 
 
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", "data", "Folder of TFDS data sets to build into."
-)
+def define_flags() -> None:
+  """Defines the flags of the command."""
+  flags.DEFINE_string(
+      "data_dir", "data", "Folder of TFDS data sets to build into."
+  )
 
 
 def main(argv: Sequence[str]) -> None:
   """Builds and says where."""
   del argv
-  print(f"Data set and tokenizer are in {build(_DATA_DIR.value)}")
+  print(f"Data set and tokenizer are in {build(flags.FLAGS.data_dir)}")
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.main(main, define_flags)

@@ -1,10 +1,11 @@
-"""Preprocessing operations: (record, rng, *arguments) -> record.
+"""Preprocessing operations: (record, *arguments) -> record.
 
-`OPS` names them. Randomness comes from `rng` alone, and only the operations in
-`RANDOM` use it: what is before the first of them can be kept (`cache.py`).
+`OPS` names them. A random operation takes (record, rng, *arguments), and draws
+from `rng` alone: what is before the first of them can be kept (`cache.py`).
 """
 
 from collections.abc import Callable
+import inspect
 import string
 from typing import Any
 
@@ -26,18 +27,16 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in JPEG
 
 
-def decode(record, rng, near=None, alpha="white"):
+def decode(record, near=None, alpha="white"):
   """RGB; what is transparent is white, or, with "ignore", as if it were not."""
-  del rng
   if alpha not in ("white", "ignore"):
     raise UserError(f"decode: alpha must be white or ignore; got {alpha!r}.")
   image = images.decode(record["image"], near=near, alpha=alpha == "ignore")
   return record | {"image": image[..., :3]}
 
 
-def decode_rgba(record, rng):
+def decode_rgba(record):
   """RGBA, for `background`."""
-  del rng
   return record | {"image": images.decode(record["image"], alpha=True)}
 
 
@@ -49,26 +48,23 @@ def background(record, rng, color: Any = "random", p=1.0):
   return record | {"image": images.composite(record["image"], color)}
 
 
-def resize(record, rng, size, method="bilinear", *, antialias=True):
+def resize(record, size, method="bilinear", *, antialias=True):
   """To size x size, or (h, w), whatever the shape was."""
-  del rng
   h, w = (size, size) if isinstance(size, int) else size
   if not antialias:
     return _resize_sparsely(record, h, w, method)
   return _with_pil(record, lambda i: i.resize((w, h), _FILTERS[method]))
 
 
-def resize_small(record, rng, size, method="bilinear"):
+def resize_small(record, size, method="bilinear"):
   """The smaller side to `size`, keeping the shape."""
-  del rng
   h, w = record["image"].shape[:2]
   new = (round(w * size / min(h, w)), round(h * size / min(h, w)))
   return _with_pil(record, lambda i: i.resize(new, _FILTERS[method]))
 
 
-def central_crop(record, rng, size):
+def central_crop(record, size):
   """The size x size pixels in the middle."""
-  del rng
   h, w = record["image"].shape[:2]
   return _crop(record, (h - size) // 2, (w - size) // 2, size, size)
 
@@ -92,7 +88,7 @@ def inception_crop(record, rng, size, area_min=5, area_max=100):
       top, left = rng.integers(h - ch + 1), rng.integers(w - cw + 1)
       record = _crop(record, top, left, ch, cw)
       break
-  return resize(record, rng, size)
+  return resize(record, size)
 
 
 def flip_lr(record, rng):
@@ -180,9 +176,8 @@ def redraw(record, rng, p=0.5, strength=1.0):
   return record | {"image": cv2.addWeighted(image, 1.0, edges, -amount, 0.0)}
 
 
-def copy(record, rng, inkey, outkey):
+def copy(record, inkey, outkey):
   """Another name for a value."""
-  del rng
   return record | {outkey: record[inkey]}
 
 
@@ -197,20 +192,17 @@ def pick_crop(record, rng):
   return record | {"image": z[rng.integers(len(z))]}
 
 
-def keep(record, rng, *keys):
+def keep(record, *keys):
   """Drops all other values."""
-  del rng
   return {k: record[k] for k in keys}
 
 
-def lower(record, rng, method="text"):
+def lower(record, method="text"):
   """Lower case: "text", "characters" or "ascii".
 
-  Characters, each on its own, lose what depends on their place, a Greek word's
-  last sigma: transformers does so. "ascii" is A to Z alone, as TensorFlow does,
-  and big_vision with it.
+  "characters" lower-cases one character at a time, as transformers does: no
+  final sigma. "ascii" is A to Z alone, as in TensorFlow and so in big_vision.
   """
-  del rng
   text = record["text"]
   if method == "text":
     return record | {"text": text.lower()}
@@ -221,9 +213,8 @@ def lower(record, rng, method="text"):
   raise UserError(f"lower takes text, characters or ascii; got {method!r}.")
 
 
-def strip_punctuation(record, rng):
+def strip_punctuation(record):
   """Removes ASCII punctuation, as transformers does for SigLIP."""
-  del rng
   return record | {"text": record["text"].translate(_NO_PUNCTUATION)}
 
 
@@ -265,10 +256,10 @@ def _turn_hue(angle):
 
 
 def _resize_sparsely(record, h, w, method):
-  """Samples between the four nearest pixels, however many lie between samples.
+  """Bilinear interpolation without antialiasing.
 
-  As TensorFlow's resize does by default, and so big_vision's; fractions of
-  bytes are cut off there, too.
+  TensorFlow's resize does this by default, and so does big_vision's; both cut
+  off fractions of bytes.
   """
   if method != "bilinear":
     raise UserError(
@@ -285,44 +276,29 @@ def _with_pil(record, function: Callable[[Image.Image], Image.Image]):
   return record | {"image": np.asarray(image)}
 
 
-OPS = {
-    f.__name__: f
-    for f in (
-        decode,
-        decode_rgba,
-        background,
-        resize,
-        resize_small,
-        central_crop,
-        random_crop,
-        inception_crop,
-        flip_lr,
-        affine,
-        color_jitter,
-        blur,
-        grayscale,
-        redraw,
-        copy,
-        choice,
-        pick_crop,
-        keep,
-        lower,
-        strip_punctuation,
-    )
-}
-RANDOM = frozenset(
-    f.__name__
-    for f in (
-        background,
-        random_crop,
-        inception_crop,
-        flip_lr,
-        affine,
-        color_jitter,
-        blur,
-        grayscale,
-        redraw,
-        choice,
-        pick_crop,
-    )
+# The one registry. Images are bytes up to value_range; what comes after it is
+# texts and other values.
+ON_IMAGES = (
+    decode,
+    decode_rgba,
+    background,
+    resize,
+    resize_small,
+    central_crop,
+    random_crop,
+    inception_crop,
+    flip_lr,
+    affine,
+    color_jitter,
+    blur,
+    grayscale,
+    redraw,
+    pick_crop,
 )
+ON_ANYTHING = (copy, choice, keep, lower, strip_punctuation)
+OPS = {op.__name__: op for op in (*ON_IMAGES, *ON_ANYTHING)}
+
+
+def is_random(name: str) -> bool:
+  """Whether an operation takes a random generator, `rng`."""
+  return name in OPS and "rng" in inspect.signature(OPS[name]).parameters

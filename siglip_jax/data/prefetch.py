@@ -1,13 +1,16 @@
-"""Batches made in threads, ahead of who wants them."""
+"""Batches made ahead of their use: in threads, or on their way to devices."""
 
 import collections
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from concurrent import futures
 import os
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -36,3 +39,23 @@ def batches(
         yield np.stack([f.result() for f in queue.popleft()])
     finally:
       pool.shutdown(wait=False, cancel_futures=True)
+
+
+def to_device(
+    batches: Iterable[Mapping], to: jax.sharding.Sharding, ahead: int = 2
+) -> Iterator[dict[str, jax.Array]]:
+  """Yields global arrays of local batches, `ahead` of them on the way."""
+  queue: collections.deque = collections.deque()
+  for batch in batches:
+    image = batch["image"].reshape(len(batch["image"]), -1)
+    local = dict(batch, image=image)  # rows of bytes: see make_train_step
+    queue.append(
+        {
+            k: jax.make_array_from_process_local_data(to, local[k])
+            for k in ("image", "text", "replaced")
+        }
+    )
+    if len(queue) > ahead:
+      yield queue.popleft()
+  while queue:
+    yield queue.popleft()

@@ -26,14 +26,7 @@ from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 
 Record = dict[str, Any]
-_AFTER_VALUE_RANGE = (
-    "copy",
-    "choice",
-    "keep",
-    "lower",
-    "strip_punctuation",
-    "tokenize",
-)
+_AFTER_VALUE_RANGE = ("tokenize", *(op.__name__ for op in ops.ON_ANYTHING))
 
 
 class Preprocess:
@@ -42,7 +35,6 @@ class Preprocess:
   Args:
     spec: the string.
     tokenizer_path: use this file rather than the one `tokenize` names.
-    published: where that file can be had, for the error when it is not there.
 
   Attributes:
     spec: the string.
@@ -60,7 +52,6 @@ class Preprocess:
       spec: str,
       *,
       tokenizer_path: str | os.PathLike | None = None,
-      published: str | None = None,
   ):
     self.spec = spec
     self.value_range: tuple[float, float] | None = None
@@ -86,11 +77,11 @@ class Preprocess:
       elif name == "tokenize":
         options = arguments(name, args, kwargs)
         model = options.pop("model")
-        self.tokenizer = Tokenizer(tokenizer_path or model, published=published)
+        self.tokenizer = Tokenizer(tokenizer_path or model)
         self._ops.append(_encoding(self.tokenizer, options))
       else:
         self._ops.append(_operation(name, args, kwargs))
-    random = [op.name in ops.RANDOM for op in self._ops]
+    random = [op.random for op in self._ops]
     self._fixed = random.index(True) if any(random) else len(random)
 
   def __call__(self, record: Record, rng: np.random.Generator) -> Record:
@@ -120,10 +111,12 @@ class _Operation:
   function: Callable[..., Record]
   args: list
   kwargs: dict
+  random: bool = False
 
   def __call__(self, record: Record, rng: np.random.Generator | None) -> Record:
+    generator = (rng,) if self.random else ()
     try:
-      return self.function(record, rng, *self.args, **self.kwargs)
+      return self.function(record, *generator, *self.args, **self.kwargs)
     except (ImageError, UserError):
       raise
     except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -238,14 +231,13 @@ def _encoding(tokenizer: Tokenizer, options: dict) -> _Operation:
   return _Operation("tokenize", _encode, [tokenizer], options)
 
 
-def _encode(record, rng, tokenizer, **options):
-  del rng
+def _encode(record, tokenizer, **options):
   return record | {"text": tokenizer.encode(record["text"], **options)}
 
 
 def _operation(name: str, args: list, kwargs: dict) -> _Operation:
   arguments(name, args, kwargs)
-  return _Operation(name, ops.OPS[name], args, kwargs)
+  return _Operation(name, ops.OPS[name], args, kwargs, ops.is_random(name))
 
 
 def _signature(name: str) -> inspect.Signature:
@@ -257,8 +249,8 @@ def _signature(name: str) -> inspect.Signature:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"known: {sorted(known)}."
     raise UserError(f"Unknown preprocessing operation {name!r}; {hint}")
-  parameters = inspect.signature(ops.OPS[name]).parameters.values()
-  return inspect.Signature(list(parameters)[2:])
+  parameters = list(inspect.signature(ops.OPS[name]).parameters.values())
+  return inspect.Signature(parameters[2 if ops.is_random(name) else 1 :])
 
 
 def _value_range(low, high):

@@ -31,34 +31,41 @@ _EOS_NAMES = ("<eos>", "</s>")
 SPACE = "\u2581"  # what SentencePiece writes for a space
 
 
-class Tokenizer:
-  """A tokenizer of a file: SentencePiece's .model, or tokenizers' .json."""
+class TokenizerMissing(UserError):
+  """There is no tokenizer at a path."""
 
-  def __init__(self, path: str | os.PathLike, *, published: str | None = None):
+
+class Tokenizer:
+  """A tokenizer of a file: SentencePiece's .model, or tokenizers' .json.
+
+  Attributes:
+    path: of the file.
+    digest: sha256 of the file.
+    file_name: what a file of this kind is called, tokenizer.model or
+      tokenizer.json, whatever `path` says.
+  """
+
+  def __init__(self, path: files.AnyPath):
     """Reads the file.
 
     Args:
-      path: the file, local or gs://.
-      published: where it can be had, for the error when it is not there.
+      path: the file, local or remote.
 
     Raises:
-      UserError: there is none, or it is damaged.
+      TokenizerMissing: there is no file.
+      UserError: the file is damaged.
     """
-    found = files.reach(path)
-    if found is None or not found.is_file():
-      hint = (
-          f"Give the file. It is published as {published}."
-          if published
-          else "`python -m siglip_jax.data.tokenizer` trains one on captions."
+    data = files.read_bytes(path)
+    if data is None:
+      raise TokenizerMissing(
+          f"There is no tokenizer {os.fspath(path)}: expected a SentencePiece"
+          " model or a tokenizer.json. Give the file, or train one on captions:"
+          " `python -m siglip_jax.data.tokenizer`."
       )
-      raise UserError(
-          f"There is no tokenizer {path}: expected a SentencePiece model or a"
-          f" tokenizer.json. {hint}"
-      )
-    self.path = found
-    data = self.path.read_bytes()
+    self.path = path
     self.digest = hashlib.sha256(data).hexdigest()
     is_json = data.lstrip()[:1] == b"{"
+    self.file_name = "tokenizer.json" if is_json else "tokenizer.model"
     self._model = (_Json if is_json else _SentencePiece)(path, data)
 
   @property
@@ -71,6 +78,12 @@ class Tokenizer:
     """The end of sentence."""
     return self._model.eos_id
 
+  def read_bytes(self) -> bytes:
+    """Returns the content of the file."""
+    data = files.read_bytes(self.path)
+    assert data is not None, self.path
+    return data
+
   def encode(
       self,
       text: str,
@@ -79,7 +92,7 @@ class Tokenizer:
       eos: str = "sticky",
       pad_value: int = 1,
       space: str = "plain",
-  ) -> Int32[np.ndarray, "L"]:
+  ) -> Int32[np.ndarray, " L"]:
     """Token ids, cut or padded to `max_len`.
 
     Args:
@@ -223,27 +236,28 @@ def train(texts: Iterable[str], path: str | Path, *, vocab_size: int) -> None:
     ) from None
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_suffix(".part")
-  part.write_bytes(model.getvalue())
-  part.replace(path)
+  with files.replacing(path) as partial:
+    partial.write_bytes(model.getvalue())
 
 
-_PATH = flags.DEFINE_string("path", None, "Folder of captioned images.")
-_OUT = flags.DEFINE_string("out", "tokenizer.model", "File to write.")
-_VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 8000, "Most pieces to learn.")
+def define_flags() -> None:
+  """Defines the flags of the command."""
+  flags.DEFINE_string("path", None, "Folder of captioned images.")
+  flags.DEFINE_string("out", "tokenizer.model", "File to write.")
+  flags.DEFINE_integer("vocab_size", 8000, "Most pieces to learn.")
 
 
 def main(argv: Sequence[str]) -> None:
   """Trains a tokenizer on a folder's captions."""
   del argv
-  if not _PATH.value:
+  if not flags.FLAGS.path:
     raise UserError("--path=FOLDER is needed: images with captions.")
-  source = sources.make(path=_PATH.value, split="train")
+  source = sources.make(path=flags.FLAGS.path, split="train")
   texts = (source[i]["text"] for i in range(len(source)))
-  train(texts, _OUT.value, vocab_size=_VOCAB_SIZE.value)
-  size = Tokenizer(_OUT.value).vocab_size
-  print(f"{_OUT.value}: {size} pieces from {len(source)} captions")
+  train(texts, flags.FLAGS.out, vocab_size=flags.FLAGS.vocab_size)
+  size = Tokenizer(flags.FLAGS.out).vocab_size
+  print(f"{flags.FLAGS.out}: {size} pieces from {len(source)} captions")
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.main(main, define_flags)

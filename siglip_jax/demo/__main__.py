@@ -23,12 +23,14 @@ from siglip_jax.inference.model import SigLIP
 HOST = "127.0.0.1"
 _SHOWN = 12  # images found
 
-_IMAGES = flags.DEFINE_string(
-    "images", None, "Folder of images to search by text."
-)
-_PORT = flags.DEFINE_integer(
-    "port", 7860, "Port of the page.", lower_bound=1, upper_bound=2**16 - 1
-)
+
+def define_flags() -> None:
+  """Defines the flags of the command."""
+  model_flags.define()
+  flags.DEFINE_string("images", None, "Folder of images to search by text.")
+  flags.DEFINE_integer(
+      "port", 7860, "Port of the page.", lower_bound=1, upper_bound=2**16 - 1
+  )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -36,12 +38,12 @@ def main(argv: Sequence[str]) -> None:
   del argv
   _check_gradio()
   model = model_flags.load()
-  album = album_lib.make(model, _IMAGES.value) if _IMAGES.value else None
+  folder, port = flags.FLAGS.images, flags.FLAGS.port
+  album = album_lib.make(model, folder) if folder else None
   gradio = _gradio()
   page = make_page(gradio, model, album)
-  allowed = [_IMAGES.value] if _IMAGES.value else []
-  serve(gradio, page, port=_PORT.value, allowed=allowed)
-  print(f"http://{HOST}:{_PORT.value}", flush=True)
+  serve(gradio, page, port=port, allowed=[folder] if folder else [])
+  print(f"http://{HOST}:{port}", flush=True)
   page.block_thread()
 
 
@@ -177,4 +179,4 @@ def _check_gradio() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.main(main, define_flags)

@@ -11,54 +11,58 @@ from collections.abc import Sequence
 
 from absl import flags
 import jax
-from ml_collections import config_flags
 
 from siglip_jax import cli
+from siglip_jax.config import check as config_check
 from siglip_jax.data import embeddings
 from siglip_jax.embed import encode
 from siglip_jax.errors import UserError
 from siglip_jax.multihost import join
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "configs/NAME.py[:arg=value,...]", lock_config=True
-)
-# Another command's module, which is imported for its class, defines `out`, too.
-_OUT = flags.DEFINE_string(
-    "out", None, "The folder to write.", allow_override=True
-)
-_SPLIT = flags.DEFINE_string("split", "train", "Of the data in config.data.")
-_MODEL = flags.DEFINE_string(
-    "model", None, "A trained run whose image tower to use, not config.init's."
-)
-_DTYPE = flags.DEFINE_enum(
-    "dtype", None, embeddings.DTYPES, "Of the numbers kept; config.model.dtype."
-)
-_CROPS = flags.DEFINE_integer(
-    "crops",
-    0,
-    "Embeddings of each image, as config.data.pp draws them; 0: one, as"
-    " config.preprocess.image makes it, which evaluation needs.",
-)
-_BATCH = flags.DEFINE_integer("batch_size", 256, "Images at a time, a host.")
-_SHARD = flags.DEFINE_integer("shard_size", 16_384, "Examples a file.")
-_CLUSTER = join.define_flags()
+
+def define_flags() -> None:
+  """Defines the flags of the command."""
+  cli.define_config(config_check.fill)
+  flags.DEFINE_string("out", None, "The folder to write.")
+  flags.DEFINE_string("split", "train", "The split of config.data to encode.")
+  flags.DEFINE_string(
+      "model",
+      None,
+      "A trained run whose image tower to use, not config.init's.",
+  )
+  flags.DEFINE_enum(
+      "dtype",
+      None,
+      embeddings.DTYPES,
+      "Type of the stored numbers; config.model.dtype by default.",
+  )
+  flags.DEFINE_integer(
+      "crops",
+      0,
+      "Embeddings of each image, as config.data.pp draws them; 0: one, as"
+      " config.preprocess.image makes it, which evaluation needs.",
+  )
+  flags.DEFINE_integer("batch_size", 256, "Images at a time, a host.")
+  flags.DEFINE_integer("shard_size", 16_384, "Examples a file.")
+  join.define_flags()
 
 
 def main(argv: Sequence[str]) -> int:
   """Embeds."""
   del argv
-  if _CONFIG.value is None or not _OUT.value:
+  values = flags.FLAGS
+  if values.config is None or not values.out:
     raise UserError("Both --config=configs/NAME.py and --out=DIR are needed.")
   options = encode.Options(
-      split=_SPLIT.value,
-      model=_MODEL.value,
-      dtype=_DTYPE.value,
-      crops=_CROPS.value,
-      batch_size=_BATCH.value,
-      shard_size=_SHARD.value,
+      split=values.split,
+      model=values.model,
+      dtype=values.dtype,
+      crops=values.crops,
+      batch_size=values.batch_size,
+      shard_size=values.shard_size,
   )
-  config, out = cli.config_of(_CONFIG), _OUT.value
-  return join.run(_CLUSTER(), lambda: _embed(config, out, options))
+  config, out = cli.config(), values.out
+  return join.run_all(join.cluster(), lambda: _embed(config, out, options))
 
 
 def _embed(config, out: str, options: encode.Options) -> int:
@@ -73,4 +77,4 @@ def _embed(config, out: str, options: encode.Options) -> int:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.main(main, define_flags)

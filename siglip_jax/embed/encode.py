@@ -20,18 +20,18 @@ import numpy as np
 
 from siglip_jax import progress
 from siglip_jax import sharding
-from siglip_jax import step as step_lib
 from siglip_jax.config import check as config_check
 from siglip_jax.config import sources as config_sources
-from siglip_jax.config import strings
 from siglip_jax.data import embeddings
 from siglip_jax.data import ops
 from siglip_jax.data import sources
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.data.preprocess import parse
+from siglip_jax.data.preprocess import render
 from siglip_jax.embed import tower
 from siglip_jax.embed import views as crops_lib
 from siglip_jax.errors import UserError
+from siglip_jax.models import two_towers
 from siglip_jax.models.two_towers import TwoTowers
 from siglip_jax.weights import tower_file
 
@@ -88,7 +88,7 @@ def embed(
   wanted = {
       "format": embeddings.FORMAT,
       "tower_digest": tower_file.digest(image),
-      **strings.tower(config),
+      **tower.identity(config),
       "made_with": made_with,
       "crops": options.crops,
       "seed": config.seed,
@@ -132,13 +132,30 @@ def _made_with(config, crops: int) -> str:
   """The preprocessing to run."""
   if not crops:
     return config.preprocess.image
-  spec = strings.image_part(config.data.pp)
-  if crops > 1 and not any(name in ops.RANDOM for name, *_ in parse(spec)):
+  spec = image_part(config.data.pp)
+  if crops > 1 and not any(ops.is_random(name) for name, *_ in parse(spec)):
     raise UserError(
         f"--crops={crops} needs something random in config.data.pp, or all are"
         f" equal; got {spec!r}. Add such an operation, or ask for --crops=1."
     )
   return spec
+
+
+def image_part(spec: str) -> str:
+  """The part of a string that makes an image, up to its value_range.
+
+  Raises:
+    UserError: it has none.
+  """
+  calls = parse(spec)
+  names = [name for name, *_ in calls]
+  if "value_range" not in names:
+    raise UserError(
+        "Preprocessing of images must end in value_range, as in"
+        f" 'decode|resize(224)|value_range(-1,1)'; got {spec!r}."
+    )
+  images = calls[: names.index("value_range") + 1]
+  return render(call for call in images if call[0] != "tokenize")
 
 
 def _begin(folder: Path, wanted: Mapping[str, Any], image: Mapping) -> None:
@@ -189,7 +206,7 @@ def _encoder(
   rows = sharding.batch_sharding(mesh)
 
   def encode(params, images):
-    scaled = step_lib.scale(images, make.value_range)
+    scaled = two_towers.scale(images, make.value_range)
     return model.encode_image(params, scaled).astype(dtype)
 
   compiled = jax.jit(sharding.on_mesh(mesh, encode), out_shardings=rows)

@@ -1,6 +1,7 @@
-"""A trained image tower for a config, apart from any text tower."""
+"""A trained image tower, and whether embeddings were made with it."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -8,7 +9,8 @@ import ml_collections
 from siglip_jax import init
 from siglip_jax import tree
 from siglip_jax import workdir as workdir_lib
-from siglip_jax.config import strings
+from siglip_jax.data.embeddings import Embeddings
+from siglip_jax.data.preprocess import meaning
 from siglip_jax.errors import UserError
 from siglip_jax.models.two_towers import TwoTowers
 
@@ -26,8 +28,8 @@ def load(
     workdir: the run that trained it.
 
   Raises:
-    UserError: it is no trained one, not of the model's form, or is used to
-      images prepared otherwise.
+    UserError: the tower is untrained, has other shapes, or was trained with
+      other image preprocessing.
   """
   section = config.init.to_dict() if "init" in config else {}
   if workdir is not None:
@@ -54,17 +56,79 @@ def load(
     )
   if notes:
     raise UserError(
-        f"The tower would see other images than it is used to. {notes[0]}."
+        f"The tower was trained with different image preprocessing. {notes[0]}."
         " Change config.preprocess.image."
     )
   return {"img": tree.unflatten(found.arrays)}, path
 
 
+def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What embeddings depend on beside the parameters, as a manifest has it."""
+  return {
+      "tower_sizes": TwoTowers(**config.model.to_dict()).image_sizes,
+      "image_size": config.image_size,
+      "image": config.preprocess.image,
+  }
+
+
+def same_tower(key: str, one: Any, other: Any) -> bool:
+  """Whether two values of a key of `tower` mean the same."""
+  if key == "image":
+    one, other = map(meaning, (one, other))
+  return one == other
+
+
+def check_embeddings(
+    config: ml_collections.ConfigDict, found: Embeddings
+) -> None:
+  """Embeddings must be what the config's image tower makes of images.
+
+  Raises:
+    UserError: they are another tower's, or of other pixels.
+  """
+  for key, wanted in identity(config).items():
+    got = found.manifest[key]
+    if not same_tower(key, got, wanted):
+      raise UserError(
+          f"{found.folder} holds embeddings made with {key} = {got!r}, and this"
+          f" config has {wanted!r}. Change the config, or make the embeddings"
+          " again in a new folder."
+      )
+
+
+def check_evaluation(
+    config: ml_collections.ConfigDict, found: Embeddings, digest: str
+) -> None:
+  """`check_embeddings` of an evaluation, which needs all images, unchanged.
+
+  Args:
+    config: of the run.
+    found: the evaluation's.
+    digest: of the tower that made the embeddings trained on.
+
+  Raises:
+    UserError: they are another tower's, augmented, or some are missing.
+  """
+  check_embeddings(config, found)
+  if found.manifest["tower_digest"] != digest:
+    raise UserError(
+        f"{found.folder} was made by another image tower than the embeddings"
+        f" trained on: sha256 {found.manifest['tower_digest'][:12]}... and"
+        f" {digest[:12]}.... Make it again with that tower."
+    )
+  if found.manifest["crops"] or found.manifest["skipped"]:
+    raise UserError(
+        "Evaluation needs every image once, as config.preprocess.image makes"
+        f" it; {found.folder} was made with --crops={found.manifest['crops']}"
+        f" and {found.manifest['skipped']} unreadable images skipped."
+    )
+
+
 def _check_workdir(config, workdir: str) -> None:
   """What shapes do not show: heads, pooling and so on."""
-  there = strings.tower(workdir_lib.read_config(Path(workdir).expanduser()))
-  for key, wanted in strings.tower(config).items():
-    if not strings.same_tower(key, there[key], wanted):
+  there = identity(workdir_lib.read_config(Path(workdir).expanduser()))
+  for key, wanted in identity(config).items():
+    if not same_tower(key, there[key], wanted):
       raise UserError(
           f"--model={workdir} has {key} = {there[key]!r}, and the config"
           f" {wanted!r}. Embeddings need one and the same tower: change the"

@@ -8,7 +8,6 @@ import numpy as np
 from siglip_jax.data.sources import Source
 from siglip_jax.errors import UserError
 from siglip_jax.evals import scores
-from siglip_jax.evals.zeroshot import Result
 
 _ROWS = 1024  # queries scored at a time, which bounds memory
 
@@ -37,15 +36,15 @@ class Retrieval:
           f" {len(self.texts)} captions and {len(self.source)} images."
       )
 
-  def run(self, encoder) -> Result:
-    """Evaluates an encoder (see `inference.encoder.BatchEncoder`)."""
+  def run(self, encoder: scores.Encoder) -> scores.Result:
+    """Evaluates an encoder."""
     captions = sorted(set(self.texts))
     number = {t: i for i, t in enumerate(captions)}
     of_image = np.array([number[t] for t in self.texts])
     of_text = np.arange(len(captions))
     zimg = encoder.encode_source(self.source)
     ztxt = encoder.encode_texts(captions)
-    return Result(
+    return scores.Result(
         scores=[
             *self._way("img2txt", zimg, ztxt, of_image, of_text),
             *self._way("txt2img", ztxt, zimg, of_text, of_image),

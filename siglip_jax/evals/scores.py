@@ -1,13 +1,18 @@
-"""Accuracies with their intervals and chance levels."""
+"""What an evaluator is, and its scores, with intervals and chance levels."""
 
+from collections.abc import Iterable
+from collections.abc import Sequence
 import dataclasses
 import math
+from typing import Protocol
+from typing import runtime_checkable
 
 from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 import numpy as np
 
+from siglip_jax.data.sources import Source
 from siglip_jax.errors import UserError
 
 _Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal
@@ -30,7 +35,66 @@ class Score:
     return f"{self.value / self.chance:.1f}" if self.chance else "-"
 
 
-def score(name: str, hits: Bool[np.ndarray, "N"], chance: float) -> Score:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+  """An image (its number in the source), its name, the three best names."""
+
+  index: int
+  truth: str
+  guesses: list[tuple[str, float]]  # name, sigmoid probability
+
+  @property
+  def right(self) -> bool:
+    """Whether the best name is the right one."""
+    return self.guesses[0][0] == self.truth
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+  """Scores, and examples to look at."""
+
+  scores: list[Score]
+  gallery: list[Example] = dataclasses.field(default_factory=list)
+
+
+@runtime_checkable
+class Encoder(Protocol):
+  """What an evaluator needs of a model, as `inference.encoder` has it."""
+
+  @property
+  def temperature(self) -> float:
+    """exp(t')."""
+    ...
+
+  @property
+  def bias(self) -> float:
+    """The bias of the logits."""
+    ...
+
+  def encode_source(self, source: Source) -> Float[np.ndarray, "N D"]:
+    """Returns L2-normalised embeddings of a source's images, in its order."""
+    ...
+
+  def encode_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
+    """Returns L2-normalised embeddings of strings."""
+    ...
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+  """One evaluation of a run, made from its section of config.evals."""
+
+  @property
+  def source(self) -> Source:
+    """The images, which the report may show."""
+    ...
+
+  def run(self, encoder: Encoder) -> Result:
+    """Evaluates the parameters that the encoder holds now."""
+    ...
+
+
+def score(name: str, hits: Bool[np.ndarray, " N"], chance: float) -> Score:
   """The score of examples that were right or wrong.
 
   Raises:
@@ -62,7 +126,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 def ranks(
     similarity: Float[np.ndarray, "N M"], positives: Bool[np.ndarray, "N M"]
-) -> Int[np.ndarray, "N"]:
+) -> Int[np.ndarray, " N"]:
   """How many wrong candidates score at least as high as the best right one.
 
   Ties count against the model, so a constant one gets nothing. `~(a < b)` is
@@ -80,3 +144,16 @@ def chance_at(k: int, positives: int, candidates: int) -> float:
   k = min(k, candidates)
   misses = math.comb(candidates - positives, k)
   return 1 - misses / math.comb(candidates, k)
+
+
+def metrics(scores: Iterable[Score]) -> dict[str, float]:
+  """Returns the metrics of scores: values, interval ends and chance."""
+  values = {}
+  for s in scores:
+    values |= {
+        s.name: s.value,
+        f"{s.name}/low": s.lo,
+        f"{s.name}/high": s.hi,
+        f"{s.name}/chance": s.chance,
+    }
+  return values

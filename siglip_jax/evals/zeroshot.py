@@ -14,28 +14,6 @@ _ROWS = 1024  # images scored at a time, which bounds memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Example:
-  """An image (its number in the source), its name, the three best names."""
-
-  index: int
-  truth: str
-  guesses: list[tuple[str, float]]  # name, sigmoid probability
-
-  @property
-  def right(self) -> bool:
-    """Whether the best name is the right one."""
-    return self.guesses[0][0] == self.truth
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
-  """Scores, and examples to look at."""
-
-  scores: list[scores.Score]
-  gallery: list[Example] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Zeroshot:
   """Top-1 and top-5 of a labelled source.
 
@@ -71,8 +49,8 @@ class Zeroshot:
       )
     prompts.check(self.templates, self.dataset)
 
-  def run(self, encoder) -> Result:
-    """Evaluates an encoder (see `inference.encoder.BatchEncoder`)."""
+  def run(self, encoder: scores.Encoder) -> scores.Result:
+    """Evaluates an encoder."""
     zcls = prompts.ensemble(
         encoder.encode_texts, self.class_names, self.templates
     )
@@ -89,7 +67,7 @@ class Zeroshot:
       for i in sorted(show & set(range(start, start + len(cosine)))):
         gallery.append(self._example(int(i), cosine[i - start], encoder))
     ranks = np.concatenate(found) if found else np.zeros(0, int)
-    return Result(
+    return scores.Result(
         scores=[
             scores.score(
                 f"zeroshot/{self.dataset}/top{k}",
@@ -101,7 +79,7 @@ class Zeroshot:
         gallery=gallery,
     )
 
-  def _example(self, index: int, cosine: np.ndarray, encoder) -> Example:
+  def _example(self, index: int, cosine: np.ndarray, encoder) -> scores.Example:
     label = self.labels[index]
     # Among equals the truth comes last, as in the scores.
     best = np.lexsort((np.arange(len(cosine)) == label, -cosine))[:3]
@@ -109,7 +87,7 @@ class Zeroshot:
     logits = encoder.temperature * cosine[best].astype(float) + encoder.bias
     probabilities = 1 / (1 + np.exp(-logits))
     names = [self.class_names[int(i)] for i in best]
-    return Example(
+    return scores.Example(
         index=index,
         truth=self.class_names[label],
         guesses=list(zip(names, map(float, probabilities), strict=True)),

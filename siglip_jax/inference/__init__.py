@@ -1,12 +1,7 @@
 """`load`: trained weights of any origin, with the preprocessing they need."""
 
-from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
-import difflib
-import functools
-import os
-from pathlib import Path
 from typing import Any
 
 from absl import logging
@@ -15,37 +10,24 @@ import jax
 from siglip_jax import files
 from siglip_jax import sharding
 from siglip_jax import tree
+from siglip_jax import weights as weights_lib
+from siglip_jax.data.embeddings import TOWER
 from siglip_jax.data.preprocess import Preprocess
-from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 from siglip_jax.inference.model import SigLIP
 from siglip_jax.models import zoo
 from siglip_jax.models.two_towers import TwoTowers
-from siglip_jax.weights import big_vision
+from siglip_jax.weights import fits
 from siglip_jax.weights import layouts
-from siglip_jax.weights import transformers
 
 DTYPES = ("float32", "bfloat16", "float16")
-_Path = str | os.PathLike
-# Raises UserError when a tokenizer is not the model's.
-_Check = Callable[[Tokenizer], None]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Found:
-  """Weights of any origin."""
-
-  model: TwoTowers
-  params: Mapping
-  spec: dict[str, Any]
-  text: Preprocess | Callable[[], str]
 
 
 def load(
-    path: _Path,
+    path: files.AnyPath,
     *,
-    weights: _Path | None = None,
-    tokenizer: _Path | None = None,
+    weights: files.AnyPath | None = None,
+    tokenizer: files.AnyPath | None = None,
     variant: str | zoo.Variant | None = None,
     dtype: str | None = None,
     batch_size: int = 64,
@@ -57,17 +39,19 @@ def load(
     load("siglip-b16-256", weights="b16.npz", tokenizer="c4.model")
     load("b16.npz", tokenizer="c4.model")             big_vision's weights
 
-  A workdir and a transformers folder say how texts and images are prepared.
-  An .npz does not: it is prepared as the released model is that has its sizes,
+  A workdir and a transformers folder say how texts and images are prepared. An
+  .npz does not: it is prepared as the released model is that has its sizes,
   and refused where there is none, or `variant` does not say which.
 
   Args:
-    path: any of the above; the name of a released model is of `zoo.names()`.
+    path: any of the above, local or remote (gs://, s3://, hf://); the name of a
+      released model is one of `zoo.names()`.
     weights: of the released model named `path`: an .npz or a transformers
       folder, which are checked to be that model.
     tokenizer: the tokenizer's file; where it is published is in the error that
       its absence gives. Images need none.
-    variant: which released model an .npz is, or a `zoo.Variant` of your own.
+    variant: which released model the weights must be, or a `zoo.Variant` of
+      your own.
     dtype: of activations and matmuls, one of `DTYPES`; as trained by default,
       which for released weights is float32.
     batch_size: most images or texts at a time.
@@ -82,76 +66,39 @@ def load(
         f"dtype must be one of {', '.join(DTYPES)}, or None for the model's"
         f" own; got {dtype!r}."
     )
+  if weights is not None:
+    _refuse(path, "name of a released model", variant=variant)
+  released = zoo.get(variant) if isinstance(variant, str) else variant
+  found = weights_lib.read(path, weights=weights, variant=released)
+  if found.kind == "workdir":
+    _refuse(path, "workdir", tokenizer=tokenizer, variant=variant)
+    _check_shapes(found)
+  if found.kind == "npz":
+    found = _as_released(found)
+  text = _text(found, tokenizer)
+  spec: dict[str, Any] = {
+      "image": found.image,
+      "text": found.text,
+      "image_size": found.image_size,
+      "text_len": found.text_len,
+  }
+  if text is not None and text.tokenizer is not None:
+    spec["tokenizer_digest"] = text.tokenizer.digest
+  model, params = _model(found)
   mesh = sharding.make_mesh(jax.local_devices())
-  found = _find(path, weights, tokenizer, variant)
   return SigLIP(
-      model=dataclasses.replace(found.model, dtype=dtype or found.model.dtype),
-      params=jax.device_put(dict(found.params), sharding.replicated(mesh)),
+      model=dataclasses.replace(model, dtype=dtype or model.dtype),
+      params=jax.device_put(params, sharding.replicated(mesh)),
       mesh=mesh,
-      spec=found.spec,
-      text=found.text,
+      spec=spec,
+      text=text,
       batch_size=batch_size,
   )
 
 
-def _find(path: _Path, weights, tokenizer, variant) -> _Found:
-  """Arguments of `load` to what they name."""
-  kind = _kind(path, weights)
-  if kind == "workdir":
-    _refuse(path, "workdir", tokenizer=tokenizer, variant=variant)
-    return _of_workdir(Path(path).expanduser())
-  if kind == "folder":
-    _refuse(path, "transformers folder", variant=variant)
-    return _of_folder(path, tokenizer)
-  if kind == "npz":
-    chosen = zoo.get(variant) if isinstance(variant, str) else variant
-    return _of_npz(path, chosen, tokenizer)
-  _refuse(path, "name of a released model", variant=variant)
-  chosen = zoo.get(os.fspath(path))
-  source = files.find(
-      weights, what="big_vision's .npz or a transformers folder"
-  )
-  if source.is_dir():
-    return _of_folder(source, tokenizer, chosen)
-  return _of_npz(source, chosen, tokenizer)
-
-
-def _kind(path: _Path, weights: _Path | None) -> str:
-  """What a path is: "workdir", "folder", "npz", or the "name" of a model."""
-  name = os.fspath(path)
-  released = name in zoo.names()
-  if weights is not None and not released:
-    raise UserError(
-        "weights= goes with the name of a released model, which they are"
-        f" checked to be; got {name!r}, {_hint(name)}"
-    )
-  if weights is not None:
-    return "name"
-  found = files.reach(path)
-  if found is not None and found.is_dir():
-    return "folder" if transformers.is_folder(found) else "workdir"
-  if found is not None:
-    return "npz"
-  if released:
-    variant = zoo.get(name)
-    raise UserError(
-        f"{name} needs weights=PATH: {variant.big_vision.weights}, or a copy of"
-        f" {variant.transformers.weights}."
-    )
-  raise UserError(
-      f"There is no {name}: expected a workdir, a transformers folder, an .npz"
-      f" or the name of a released model, {_hint(name)}"
-  )
-
-
-def _hint(name: str) -> str:
-  close = difflib.get_close_matches(name, zoo.names(), n=1, cutoff=0.5)
-  return f"as {close[0]!r}." if close else f"as {zoo.names()[0]!r}."
-
-
-def _refuse(path: _Path, what: str, **given) -> None:
-  """An option that this kind of model has no use for may hide a mistake."""
-  for option, value in given.items():
+def _refuse(path: files.AnyPath, what: str, **options) -> None:
+  """Refuses options that this kind of model has no use for."""
+  for option, value in options.items():
     if value is not None:
       raise UserError(
           f"{path} is a {what}, which needs no {option}; got"
@@ -159,170 +106,88 @@ def _refuse(path: _Path, what: str, **given) -> None:
       )
 
 
-def _of_workdir(workdir: Path) -> _Found:
-  # Only runs need Orbax and all that trains; importing them takes half as long
-  # as reading a model of another origin.
-  from siglip_jax import workdir as workdir_lib
-  from siglip_jax.weights import tower_file
-  from siglip_jax.weights import workdirs
+def _model(found: weights_lib.Weights) -> tuple[TwoTowers, dict]:
+  """Returns the towers, and parameters laid out for them."""
+  assert found.model is not None, found.path
+  model = TwoTowers(**found.model)
+  if found.kind == "workdir":
+    return model, dict(found.params)
+  return model, layouts.unrolled(found.params)
 
-  config = workdir_lib.read_config(workdir)
-  model = TwoTowers(**config.model.to_dict())
-  side = config.image_size
-  shapes = model.shapes((side, side, 3), config.text_len)
-  params, spec = workdirs.read_params(workdir)
+
+def _check_shapes(found: weights_lib.Weights) -> None:
+  model, params = _model(found)
+  if model.embedded:
+    raise UserError(
+        f"{found.path} was trained on embeddings and holds no {TOWER}, the"
+        " image tower that made them: copy it from the folder of embeddings."
+    )
+  side, length = found.image_size, found.text_len
+  assert side is not None and length is not None, "of config.json"
+  shapes = model.shapes((side, side, 3), length)
   if _shapes(params) != _shapes(shapes):
     raise UserError(
-        f"The newest checkpoint of {workdir} is not of the model in its"
+        f"The newest checkpoint of {found.path} is not of the model in its"
         " config.json. The command that trained the run writes it again."
     )
-  if model.embedded:  # trained beside a locked tower, which the workdir holds
-    params |= tower_file.kept(workdir, spec["tower_digest"], model.scan)
-    model = dataclasses.replace(model, embedded=False)
-  path = workdir / "tokenizer.model"
-  text = Preprocess(spec["text"], tokenizer_path=path)
-  assert text.tokenizer is not None, "no run starts without"
-  if text.tokenizer.digest != spec["tokenizer_digest"]:
-    raise UserError(
-        f"{path} is not the tokenizer the weights were trained with: sha256"
-        f" {spec['tokenizer_digest'][:12]}..., got"
-        f" {text.tokenizer.digest[:12]}.... Restore the file."
-    )
-  return _Found(model=model, params=params, spec=spec, text=text)
 
 
 def _shapes(params: Mapping) -> dict[str, tuple[int, ...]]:
   return {name: x.shape for name, x in tree.flatten(params).items()}
 
 
-def _of_folder(
-    folder: _Path, tokenizer: _Path | None, variant: zoo.Variant | None = None
-) -> _Found:
-  found = transformers.read(folder, variant=variant)
-  rows, by_hand = found.model["text"]["vocab_size"], tokenizer is not None
-  # Which it is, where that is asked for: a model is traced to tell.
-  known = variant or (zoo.identify(found.params) if by_hand else None)
-
-  def check(given: Tokenizer) -> None:
-    if variant is not None:
-      _check_published(variant, given)
-      return
-    _check_rows(rows, given, exact=by_hand)
-    if known is not None:
-      try:
-        _check_published(known, given)
-      except UserError as e:
-        logging.warning("%s has the sizes of %s. %s", folder, known.name, e)
-
-  def no_tokenizer() -> str:
-    model = variant or zoo.identify(found.params)
-    where = f", {model.transformers.tokenizer}" if model else ""
-    return (
-        f"{folder} holds no tokenizer: copy it there from where the model is"
-        f" published{where}, or give tokenizer=PATH."
-    )
-
-  return _assembled(
-      model=found.model,
-      params=found.params,
-      recipe=found,
-      sizes=found,
-      tokenizer=tokenizer or found.tokenizer,
-      check=check,
-      published=known.tokenizer_places if known else None,
-      no_tokenizer=no_tokenizer,
-  )
-
-
-def _of_npz(
-    path: _Path, variant: zoo.Variant | None, tokenizer: _Path | None
-) -> _Found:
-  params = big_vision.read(path)
-  if variant is not None:
-    variant.check(params)
-  else:
-    variant = zoo.identify(params)
-    if variant is None:
-      raise UserError(
-          f"{path} has the sizes of no released model, so how its texts and"
-          " images are prepared is not known: load the workdir or the"
-          " transformers folder it is from."
-      )
-    logging.warning("%s is taken as %s, by its sizes.", path, variant.name)
-  return _assembled(
-      model=variant.model,
-      params=params,
-      recipe=variant.big_vision,
-      sizes=variant,
-      tokenizer=tokenizer,
-      check=functools.partial(_check_published, variant),
-      published=variant.tokenizer_places,
-      no_tokenizer=lambda: (
-          f"Texts need the tokenizer of {variant.name}: give tokenizer=PATH of"
-          f" a copy of {variant.tokenizer_places}."
-      ),
-  )
-
-
-def _assembled(
-    *,
-    model: Mapping,
-    params: Mapping,
-    recipe: Any,
-    sizes: Any,
-    tokenizer: _Path | None,
-    check: _Check,
-    published: str | None,
-    no_tokenizer: Callable[[], str],
-) -> _Found:
-  """Weights and the attributes that say how they are to be fed.
-
-  Args:
-    model: keyword arguments of TwoTowers.
-    params: in either layout.
-    recipe: has `image` and `text`, preprocessing strings.
-    sizes: has `image_size` and `text_len`.
-    tokenizer: its file, or None.
-    check: of the tokenizer.
-    published: where the tokenizer can be had.
-    no_tokenizer: what to tell who encodes texts without.
-  """
-  spec = {
-      "image": recipe.image,
-      "text": recipe.text,
-      "image_size": sizes.image_size,
-      "text_len": sizes.text_len,
-  }
-  text: Preprocess | Callable[[], str] = no_tokenizer
-  if tokenizer is not None:
-    text = Preprocess(
-        recipe.text, tokenizer_path=tokenizer, published=published
-    )
-    assert text.tokenizer is not None, "every recipe tokenizes"
-    check(text.tokenizer)
-    spec["tokenizer_digest"] = text.tokenizer.digest
-  return _Found(
-      model=TwoTowers(**model),
-      params=layouts.unrolled(params),
-      spec=spec,
-      text=text,
-  )
-
-
-def _check_published(variant: zoo.Variant, tokenizer: Tokenizer) -> None:
-  variant.check_tokenizer(
-      tokenizer.path, pieces=tokenizer.vocab_size, digest=tokenizer.digest
-  )
-
-
-def _check_rows(rows: int, tokenizer: Tokenizer, *, exact: bool) -> None:
-  """Each piece has its row of the embedding.
-
-  Exact: each row a piece, too; models of ours may have rows to spare.
-  """
-  pieces = tokenizer.vocab_size
-  if not zoo.has_rows_for(rows, pieces) or (exact and pieces < rows):
+def _as_released(found: weights_lib.Weights) -> weights_lib.Weights:
+  """Completes an .npz by the released model that it is, or seems to be."""
+  variant = found.variant
+  if variant is None:
     raise UserError(
-        f"The model was trained with a tokenizer of {rows} pieces;"
-        f" {tokenizer.path} has {pieces}. Give the one it was trained with."
+        f"{found.path} has the sizes of no released model, so how its texts and"
+        " images are prepared is not known: load the workdir or the"
+        " transformers folder it is from."
+    )
+  if found.checked is None:
+    logging.warning(
+        "Assuming %s is %s, because its shapes match.", found.path, variant.name
+    )
+  return found.as_released("big_vision")
+
+
+def _text(
+    found: weights_lib.Weights, tokenizer: files.AnyPath | None
+) -> Preprocess | None:
+  """Returns the preprocessing of texts, None where there is no tokenizer."""
+  assert found.model is not None and found.text is not None, found.path
+  by_hand, path = tokenizer is not None, tokenizer or found.tokenizer
+  if path is None:
+    return None
+  # A folder's own tokenizer is trusted; another one is compared with the
+  # published one, and identifying the model traces it.
+  variant = found.checked or (found.variant if by_hand else None)
+  text = fits.open_text(found.text, tokenizer=path, variant=variant)
+  assert text.tokenizer is not None, "every model's text is tokenized"
+  if found.kind == "workdir":
+    _check_digest(found, text)
+    return text
+  rows = found.model["text"]["vocab_size"]
+  fits.check(
+      text.tokenizer,
+      rows=rows,
+      variant=found.checked,
+      exact=by_hand and not found.checked,
+  )
+  if variant is not None and found.checked is None:
+    try:
+      fits.check(text.tokenizer, rows=rows, variant=variant)
+    except UserError as e:
+      logging.warning("%s has the sizes of %s. %s", found.path, variant.name, e)
+  return text
+
+
+def _check_digest(found: weights_lib.Weights, text: Preprocess) -> None:
+  assert text.tokenizer is not None and found.tokenizer_digest is not None
+  if text.tokenizer.digest != found.tokenizer_digest:
+    raise UserError(
+        f"{text.tokenizer.path} is not the tokenizer the weights were trained"
+        f" with: sha256 {found.tokenizer_digest[:12]}..., got"
+        f" {text.tokenizer.digest[:12]}.... Restore the file."
     )

@@ -12,10 +12,10 @@ from jaxtyping import Int
 import numpy as np
 
 from siglip_jax import sharding
-from siglip_jax import step as step_lib
 from siglip_jax.data import prefetch
 from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.models import two_towers
 from siglip_jax.models.two_towers import TwoTowers
 
 
@@ -190,7 +190,7 @@ def image_function(
 
   def encode(params, images):
     if images.dtype == np.uint8:
-      images = step_lib.scale(images, value_range)
+      images = two_towers.scale(images, value_range)
     return model.encode_image(params, images)
 
   return encode

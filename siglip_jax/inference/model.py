@@ -1,7 +1,6 @@
 """A trained model to encode, compare and classify with."""
 
 import collections
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -19,6 +18,7 @@ from siglip_jax.errors import UserError
 from siglip_jax.evals import prompts
 from siglip_jax.inference import encoder as encoder_lib
 from siglip_jax.inference import export
+from siglip_jax.models import zoo
 from siglip_jax.models.two_towers import TwoTowers
 
 
@@ -31,8 +31,7 @@ class SigLIP:
     mesh: the devices to spread batches over.
     spec: preprocessing and sizes, as trained: `image`, `text`, `image_size`,
       `text_len`.
-    text: preprocessing of texts; or, where there is no tokenizer, what makes
-      the message for who wants to encode texts.
+    text: the text preprocessing, or None without a tokenizer.
     batch_size: most images or texts at a time.
   """
 
@@ -43,18 +42,18 @@ class SigLIP:
       params: dict,
       mesh: jax.sharding.Mesh,
       spec: Mapping[str, Any],
-      text: Preprocess | Callable[[], str],
+      text: Preprocess | None,
       batch_size: int,
   ):
     self.model, self.params, self.spec = model, params, spec
     self._preprocess = Preprocess(spec["image"])
-    self._no_text = None if isinstance(text, Preprocess) else text
+    self._has_tokenizer = text is not None
     self._encoder = encoder_lib.BatchEncoder(
         model=model,
         params=params,
         mesh=mesh,
         image=self._preprocess,
-        text=text if isinstance(text, Preprocess) else None,
+        text=text,
         batch_size=batch_size,
     )
 
@@ -110,8 +109,8 @@ class SigLIP:
       raise UserError(
           f"encode_text takes strings of Unicode characters; got {wrong[0]!r}."
       )
-    if self._no_text:
-      raise UserError(self._no_text())
+    if not self._has_tokenizer:
+      raise UserError(self._no_tokenizer())
     return _finite(self._encoder.encode_texts(list(texts)))
 
   def similarity(self, images, texts) -> Float[np.ndarray, "B N"]:
@@ -186,6 +185,16 @@ class SigLIP:
         "temperature": self._encoder.temperature,
         "bias": self._encoder.bias,
     }
+
+  def _no_tokenizer(self) -> str:
+    # Only for the message: identifying a model traces it.
+    variant = zoo.identify(self.params)
+    published = f" of a copy of {variant.tokenizer_places}" if variant else ""
+    return (
+        "This model was loaded without a tokenizer, which texts need: give"
+        f" load tokenizer=PATH{published}, or copy it into the folder of the"
+        " weights."
+    )
 
   def _preprocessed(self, images: np.ndarray) -> np.ndarray:
     side = self.spec["image_size"]

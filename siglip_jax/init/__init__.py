@@ -8,15 +8,14 @@ from absl import logging
 import jax
 
 from siglip_jax import tree
+from siglip_jax import weights as weights_lib
 from siglip_jax.config import schema
 from siglip_jax.data.preprocess import meaning
 from siglip_jax.errors import UserError
 from siglip_jax.init import fit as fit_lib
 from siglip_jax.init import table
-from siglip_jax.models import zoo
 from siglip_jax.run import Run
 from siglip_jax.step import TrainState
-from siglip_jax.weights import reader as weights_lib
 
 PARTS = ("img", "txt", "t", "b")
 
@@ -108,7 +107,7 @@ def read(
     )
     if name == "txt" and "Embed_0/embedding" in fitted[name].arrays:
       _check_tokenizer(given, spec, part.path)
-      notes += _note_on_tokenizer(given.params, spec, part.path)
+      notes += _note_on_tokenizer(given, spec, part.path)
     notes += _notes(name, given, spec, part.path)
   return fitted, notes
 
@@ -154,8 +153,8 @@ def _notes(part: str, given: weights_lib.Weights, spec: Mapping, path: str):
   if meaning(there) == meaning(spec[kind]):
     return []
   return [
-      f"{part}: {path} is used to {kind}s prepared by {there}; here it is"
-      f" {spec[kind]}"
+      f"{part}: {path} was trained with {kind} preprocessing {there}; this"
+      f" config uses {spec[kind]}"
   ]
 
 
@@ -174,7 +173,7 @@ def _warn_of_locked_noise(section: Mapping, run: Run) -> None:
 
 
 def _check_tokenizer(given: weights_lib.Weights, spec: Mapping, path: str):
-  """Ids of another tokenizer would meet the wrong rows without a word."""
+  """Another tokenizer's ids would silently select wrong embedding rows."""
   there, here = given.tokenizer_digest, spec["tokenizer_digest"]
   if there is not None and there != here:
     raise UserError(
@@ -184,14 +183,15 @@ def _check_tokenizer(given: weights_lib.Weights, spec: Mapping, path: str):
     )
 
 
-def _note_on_tokenizer(params: Mapping, spec: Mapping, path: str) -> list[str]:
-  """Where weights of a released model's sizes meet other pieces of text."""
-  variant = zoo.identify(params)
-  wanted, here = variant and variant.tokenizer_sha256, spec["tokenizer_digest"]
-  if not variant or wanted in (None, here):
+def _note_on_tokenizer(
+    weights: weights_lib.Weights, spec: Mapping, path: str
+) -> list[str]:
+  """Notes weights that look like a released model's, with another tokenizer."""
+  variant, ours = weights.variant, spec["tokenizer_digest"]
+  if variant is None or variant.tokenizer_sha256 in (None, ours):
     return []
   return [
       f"txt: {path} has the sizes of {variant.name}, whose tokenizer"
-      f" {variant.tokenizer} has sha256 {wanted[:12]}...; here it is"
-      f" {here[:12]}..."
+      f" {variant.tokenizer} has sha256 {variant.tokenizer_sha256[:12]}...;"
+      f" this config's has {ours[:12]}..."
   ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import dataclasses
 import functools
 import inspect
 
@@ -18,6 +19,8 @@ from siglip_jax.losses.softmax import ring_softmax_loss
 from siglip_jax.losses.softmax import softmax_loss
 
 __all__ = [
+    "LOSSES",
+    "Loss",
     "bce_mean_loss",
     "make",
     "masked_sigmoid_loss",
@@ -27,14 +30,36 @@ __all__ = [
     "softmax_loss",
 ]
 
-# Name in config.loss -> loss, scalar parameters it learns.
-_LOSSES = {
-    "ring_sigmoid": (ring_sigmoid_loss, ("t", "b")),
-    "sigmoid": (sigmoid_loss, ("t", "b")),
-    "masked_sigmoid": (masked_sigmoid_loss, ("t", "b")),
-    "ring_softmax": (ring_softmax_loss, ("t",)),
-    "softmax": (softmax_loss, ("t",)),
-    "bce_mean": (bce_mean_loss, ()),
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loss:
+  """A loss that configs can name.
+
+  Attributes:
+    function: (zimg, ztxt, *scalars) -> loss, with its options after a `*`. It
+      is also passed the mesh, the batch axes and a random key if it has
+      arguments `mesh`, `axis` and `key`.
+    learns: names of the scalar parameters that it takes, in order.
+    check: raises UserError for values of options that it does not take.
+  """
+
+  function: Callable[..., jax.Array]
+  learns: tuple[str, ...]
+  check: Callable[..., None] = lambda **_: None
+
+
+# The one registry: what is here can be named in config.loss.
+LOSSES = {
+    "ring_sigmoid": Loss(function=ring_sigmoid_loss, learns=("t", "b")),
+    "sigmoid": Loss(function=sigmoid_loss, learns=("t", "b")),
+    "masked_sigmoid": Loss(
+        function=masked_sigmoid_loss,
+        learns=("t", "b"),
+        check=negatives.check_options,
+    ),
+    "ring_softmax": Loss(function=ring_softmax_loss, learns=("t",)),
+    "softmax": Loss(function=softmax_loss, learns=("t",)),
+    "bce_mean": Loss(function=bce_mean_loss, learns=()),
 }
 
 
@@ -51,8 +76,7 @@ def make(
   Args:
     mesh: the device mesh.
     axes: mesh axes the batch is sharded over.
-    name: ring_sigmoid, sigmoid, masked_sigmoid, ring_softmax, softmax or
-      bce_mean.
+    name: one of `LOSSES`.
     dtype: embeddings are rounded to it before they are compared; None keeps
       float32. bfloat16 is what a TPU's default matmul rounds to in any case,
       at half the memory and traffic.
@@ -62,11 +86,11 @@ def make(
     UserError: an unknown loss, an option it does not have, or a model without
       the scalars that it learns.
   """
-  if name not in _LOSSES:
+  if name not in LOSSES:
     raise UserError(
-        f"config.loss.name must be one of {', '.join(_LOSSES)}; got {name!r}."
+        f"config.loss.name must be one of {', '.join(LOSSES)}; got {name!r}."
     )
-  loss, scalars = _LOSSES[name]
+  loss, scalars = LOSSES[name].function, LOSSES[name].learns
   if dtype not in (None, "float32", "bfloat16"):
     raise UserError(
         f"config.loss.dtype must be None, float32 or bfloat16; got {dtype!r}."
@@ -75,8 +99,7 @@ def make(
   parameters = inspect.signature(loss).parameters
   shared = {"mesh": mesh, "axis": axes}
   shared = {k: v for k, v in shared.items() if k in parameters}
-  if loss is masked_sigmoid_loss:
-    negatives.check_options(options["keep"], options["ratio"])
+  LOSSES[name].check(**options)
   loss = functools.partial(loss, **shared, **options)
 
   def with_params(zimg, ztxt, params: Mapping, key: jax.Array):

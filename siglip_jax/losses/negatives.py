@@ -53,7 +53,7 @@ def masked_sigmoid_loss(
     UserError: an unknown `keep`, or a ratio outside [0, 1].
     ValueError: B is not a multiple of the number of devices along `axis`.
   """
-  check_options(keep, ratio)
+  check_options(keep=keep, ratio=ratio)
   axes = (axis,) if isinstance(axis, str) else tuple(axis)
   ring.check(len(zimg), mesh, axes)
   batch, kept = len(zimg), round(ratio * (len(zimg) - 1))
@@ -86,7 +86,7 @@ def masked_sigmoid_loss(
   )(zimg, ztxt, t_prime, b, key)
 
 
-def check_options(keep: str, ratio: float) -> None:
+def check_options(*, keep: str, ratio: float, **_) -> None:
   """Raises UserError for options that `masked_sigmoid_loss` does not take."""
   if keep not in KEEP:
     raise UserError(f"keep must be one of {', '.join(KEEP)}; got {keep!r}.")

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 # Pairs scored at a time unless the caller says otherwise: at two bytes a pair
 # 256 MiB, while blocks below 2048 texts cost the matrix unit time
@@ -116,6 +117,14 @@ def rotate(
       lambda a: a.reshape(count * size, *a.shape[2:])[:rows], payload
   )
   return local, joined
+
+
+def dot(spec: str, x: Array, y: Array, precision=None) -> Array:
+  """Returns an einsum accumulated in float32 or wider."""
+  dtype = jnp.promote_types(jnp.float32, x.dtype)
+  return jnp.einsum(
+      spec, x, y, preferred_element_type=dtype, precision=precision
+  )
 
 
 def varying(x: Any, axes: Sequence[str]) -> Any:

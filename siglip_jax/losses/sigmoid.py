@@ -30,7 +30,7 @@ def sigmoid_loss(
   Returns:
     The loss; near 10 at the paper's initial t' = log 10 and b = -10.
   """
-  logits = jnp.exp(t_prime) * _dot("ND,MD->NM", zimg, ztxt) + b
+  logits = jnp.exp(t_prime) * ring.dot("ND,MD->NM", zimg, ztxt) + b
   labels = 2 * jnp.eye(len(zimg)) - 1
   return -jnp.sum(jax.nn.log_sigmoid(labels * logits)) / len(zimg)
 
@@ -46,7 +46,7 @@ def bce_mean_loss(
   A widely copied variant: no bias, a fixed temperature, and B times smaller
   than `sigmoid_loss`. With it, negatives drown the positives from the start.
   """
-  logits = _dot("ND,MD->NM", zimg, ztxt) / temperature
+  logits = ring.dot("ND,MD->NM", zimg, ztxt) / temperature
   labels = 2 * jnp.eye(len(zimg)) - 1
   return -jnp.mean(jax.nn.log_sigmoid(labels * logits))
 
@@ -136,7 +136,7 @@ def _single_pass(
   def visit(local, texts, d_texts, valid):
     total, d_b, d_zimg = local
     # Texts by images: this way round, XLA tiles all three matmuls better.
-    x = scale * _dot("MD,ND->MN", texts, zimg, precision) + b
+    x = scale * ring.dot("MD,ND->MN", texts, zimg, precision) + b
     if valid is not None:
       x = jnp.where(valid[:, None], x, -jnp.inf)
     # Every pair counts as a negative here: loss softplus(x), slope sigmoid(x).
@@ -147,8 +147,8 @@ def _single_pass(
     # The barrier keeps the slopes, rounded as the embeddings are, rather than
     # the float32 logits, from one matmul to the next.
     slope = jax.lax.optimization_barrier(slope.astype(texts.dtype))
-    d_zimg += _dot("MN,MD->ND", slope, texts, precision)
-    return (total, d_b, d_zimg), d_texts + _dot(
+    d_zimg += ring.dot("MN,MD->ND", slope, texts, precision)
+    return (total, d_b, d_zimg), d_texts + ring.dot(
         "MN,ND->MD", slope, zimg, precision
     )
 
@@ -180,11 +180,3 @@ def _single_pass(
       (d_b / batch).astype(b.dtype),
   )
   return total / batch, gradients
-
-
-def _dot(spec: str, x: Array, y: Array, precision=None) -> Array:
-  """An einsum accumulated in float32 or wider."""
-  dtype = jnp.promote_types(jnp.float32, x.dtype)
-  return jnp.einsum(
-      spec, x, y, preferred_element_type=dtype, precision=precision
-  )

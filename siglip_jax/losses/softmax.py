@@ -74,81 +74,24 @@ def ring_softmax_loss(
   """
   axes = (axis,) if isinstance(axis, str) else tuple(axis)
   ring.check(len(zimg), mesh, axes, block)
-  devices = ring.num_devices(mesh, axes)
-  rows, batch = P(axes), len(zimg)
-  dtype = jnp.promote_types(jnp.float32, zimg.dtype)
-
-  def dot(spec, x, y):
-    return jnp.einsum(
-        spec, x, y, preferred_element_type=dtype, precision=precision
-    )
-
-  def rotate(visit, local, texts, payload):
-    return ring.rotate(
-        visit,
-        ring.varying(local, axes),
-        texts,
-        ring.varying(payload, axes),
-        axes=axes,
-        devices=devices,
-        block=block,
-    )
-
-  def logits(scale, texts, zimg, valid):
-    x = scale * dot("MD,ND->MN", texts, zimg)
-    return x if valid is None else jnp.where(valid[:, None], x, -jnp.inf)
-
-  def cosines(zimg, ztxt):
-    return jnp.sum(zimg.astype(dtype) * ztxt.astype(dtype), axis=1)
-
-  def denominators(zimg, ztxt, t_prime):
-    """The loss, and the log denominators of images and of texts."""
-    scale = jnp.exp(t_prime)
-
-    def visit(of_images, texts, of_texts, valid):
-      x = logits(scale, texts, zimg, valid)
-      return (
-          jnp.logaddexp(of_images, jax.nn.logsumexp(x, axis=0)),
-          jnp.logaddexp(of_texts, jax.nn.logsumexp(x, axis=1)),
-      )
-
-    nothing = jnp.full(len(zimg), -jnp.inf, dtype)
-    of_images, of_texts = rotate(visit, nothing, ztxt, nothing)
-    own = (of_images + of_texts) / 2 - scale * cosines(zimg, ztxt)
-    return jax.lax.psum(jnp.sum(own), axes) / batch, of_images, of_texts
-
-  def gradients(zimg, ztxt, t_prime, of_images, of_texts):
-    scale = jnp.exp(t_prime)
-
-    def visit(d_zimg, block, d_texts, valid):
-      texts, of_texts = block
-      x = logits(scale, texts, zimg, valid)
-      slope = jnp.exp(x - of_images[None]) + jnp.exp(x - of_texts[:, None])
-      slope = jax.lax.optimization_barrier((slope / 2).astype(texts.dtype))
-      return (
-          d_zimg + dot("MN,MD->ND", slope, texts),
-          d_texts + dot("MN,ND->MD", slope, zimg),
-      )
-
-    zeros = jnp.zeros(zimg.shape, dtype)
-    d_zimg, d_ztxt = rotate(visit, zeros, (ztxt, of_texts), zeros)
-    d_zimg, d_ztxt = d_zimg - ztxt, d_ztxt - zimg
-    d_t_prime = jax.lax.psum(jnp.sum(zimg * d_zimg), axes) * scale / batch
-    factor = scale / batch
-    return (
-        (factor * d_zimg).astype(zimg.dtype),
-        (factor * d_ztxt).astype(ztxt.dtype),
-        d_t_prime.astype(t_prime.dtype),
-    )
-
-  def sharded(function, in_specs, out_specs):
-    return jax.shard_map(
-        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs
-    )
-
-  forward = sharded(denominators, (rows, rows, P()), (P(), rows, rows))
-  backward = sharded(
-      gradients, (rows, rows, P(), rows, rows), (rows, rows, P())
+  ways = dict(
+      axes=axes,
+      devices=ring.num_devices(mesh, axes),
+      block=block,
+      precision=precision,
+  )
+  rows = P(axes)
+  forward = jax.shard_map(
+      lambda *args: _denominators(*args, **ways),
+      mesh=mesh,
+      in_specs=(rows, rows, P()),
+      out_specs=(P(), rows, rows),
+  )
+  backward = jax.shard_map(
+      lambda *args: _gradients(*args, **ways),
+      mesh=mesh,
+      in_specs=(rows, rows, P(), rows, rows),
+      out_specs=(rows, rows, P()),
   )
 
   @jax.custom_vjp
@@ -166,3 +109,85 @@ def ring_softmax_loss(
 
   loss.defvjp(loss_fwd, loss_bwd)
   return loss(zimg, ztxt, t_prime)
+
+
+def _denominators(
+    zimg: Float[Array, "N D"],
+    ztxt: Float[Array, "N D"],
+    t_prime: Scalar,
+    *,
+    axes: Sequence[str],
+    devices: int,
+    block: int | None,
+    precision,
+):
+  """Returns the loss, and the log denominators of this device's rows."""
+  scale, batch = jnp.exp(t_prime), len(zimg) * devices
+  dtype = jnp.promote_types(jnp.float32, zimg.dtype)
+
+  def visit(of_images, texts, of_texts, valid):
+    x = _logits(scale, texts, zimg, valid, precision)
+    return (
+        jnp.logaddexp(of_images, jax.nn.logsumexp(x, axis=0)),
+        jnp.logaddexp(of_texts, jax.nn.logsumexp(x, axis=1)),
+    )
+
+  nothing = ring.varying(jnp.full(len(zimg), -jnp.inf, dtype), axes)
+  of_images, of_texts = ring.rotate(
+      visit, nothing, ztxt, nothing, axes=axes, devices=devices, block=block
+  )
+  cosines = jnp.sum(zimg.astype(dtype) * ztxt.astype(dtype), axis=1)
+  own = (of_images + of_texts) / 2 - scale * cosines
+  return jax.lax.psum(jnp.sum(own), axes) / batch, of_images, of_texts
+
+
+def _gradients(
+    zimg: Float[Array, "N D"],
+    ztxt: Float[Array, "N D"],
+    t_prime: Scalar,
+    of_images: Float[Array, " N"],
+    of_texts: Float[Array, " N"],
+    *,
+    axes: Sequence[str],
+    devices: int,
+    block: int | None,
+    precision,
+):
+  """Returns the three gradients, given the log denominators."""
+  scale, batch = jnp.exp(t_prime), len(zimg) * devices
+  dtype = jnp.promote_types(jnp.float32, zimg.dtype)
+
+  def visit(d_zimg, block, d_texts, valid):
+    texts, of_texts = block
+    x = _logits(scale, texts, zimg, valid, precision)
+    slope = jnp.exp(x - of_images[None]) + jnp.exp(x - of_texts[:, None])
+    slope = jax.lax.optimization_barrier((slope / 2).astype(texts.dtype))
+    return (
+        d_zimg + ring.dot("MN,MD->ND", slope, texts, precision),
+        d_texts + ring.dot("MN,ND->MD", slope, zimg, precision),
+    )
+
+  zeros = ring.varying(jnp.zeros(zimg.shape, dtype), axes)
+  d_zimg, d_ztxt = ring.rotate(
+      visit,
+      zeros,
+      (ztxt, of_texts),
+      zeros,
+      axes=axes,
+      devices=devices,
+      block=block,
+  )
+  d_zimg, d_ztxt = d_zimg - ztxt, d_ztxt - zimg
+  d_t_prime = jax.lax.psum(jnp.sum(zimg * d_zimg), axes) * scale / batch
+  factor = scale / batch
+  return (
+      (factor * d_zimg).astype(zimg.dtype),
+      (factor * d_ztxt).astype(ztxt.dtype),
+      d_t_prime.astype(t_prime.dtype),
+  )
+
+
+def _logits(scale, texts, zimg, valid, precision):
+  """Returns the logits of texts by images; -inf in rows of padding."""
+  x = scale * ring.dot("MD,ND->MN", texts, zimg, precision)
+  return x if valid is None else jnp.where(valid[:, None], x, -jnp.inf)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
+from jaxtyping import UInt8
 
 from siglip_jax.errors import UserError
 from siglip_jax.models import text as text_lib
@@ -130,3 +131,11 @@ def _normalise(z) -> Float[Array, "B D"]:
   """Each row over its norm, in float32; the eps is big_vision's."""
   z = z.astype(jnp.float32)
   return z / (jnp.linalg.norm(z, axis=1, keepdims=True) + 1e-8)
+
+
+def scale(
+    images: UInt8[Array, "B H W 3"], value_range: tuple[float, float]
+) -> Float[Array, "B H W 3"]:
+  """Bytes to floats in `value_range`, on the device."""
+  low, high = value_range
+  return images.astype(jnp.float32) * ((high - low) / 255) + low

@@ -43,29 +43,30 @@ class Cluster:
   seconds: float  # limit for all to come
 
 
-def define_flags() -> Callable[[], Cluster | None]:
-  """Defines --coordinator and its like; returns what finds the cluster."""
-  coordinator = flags.DEFINE_string(
+def define_flags() -> None:
+  """Defines --coordinator and its like."""
+  flags.DEFINE_string(
       "coordinator",
       None,
       "host:port of process 0, on CPU and GPU clusters; TPU hosts find theirs.",
   )
-  count = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
-  index = flags.DEFINE_integer("process_id", None, "With --coordinator.")
-  seconds = flags.DEFINE_float(
+  flags.DEFINE_integer("num_processes", None, "With --coordinator.")
+  flags.DEFINE_integer("process_id", None, "With --coordinator.")
+  flags.DEFINE_float(
       "join_seconds", 300, "How long to wait for the other processes."
   )
 
-  def find() -> Cluster | None:
-    given = (coordinator.value, count.value, index.value)
-    if given == (None, None, None):
-      return tpu_slice(seconds.value)
-    return _named(*given, seconds.value)
 
-  return find
+def cluster() -> Cluster | None:
+  """Returns the cluster that the flags or the TPU slice name, if any."""
+  values = flags.FLAGS
+  named = (values.coordinator, values.num_processes, values.process_id)
+  if named == (None, None, None):
+    return tpu_slice(values.join_seconds)
+  return _named(*named, values.join_seconds)
 
 
-def run(cluster: Cluster | None, main: Callable[[], int]) -> int:
+def run_all(cluster: Cluster | None, main: Callable[[], int]) -> int:
   """Runs `main` with all processes of the cluster, or alone if it is None.
 
   One process that fails ends the others with the same status.
@@ -75,7 +76,7 @@ def run(cluster: Cluster | None, main: Callable[[], int]) -> int:
   """
   if cluster is None:
     return main()
-  return parent.run(lambda: _joined(cluster, main))
+  return parent.watch(lambda: _joined(cluster, main))
 
 
 def tpu_slice(seconds: float) -> Cluster | None:

@@ -15,7 +15,7 @@ from siglip_jax.errors import TRY_AGAIN
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
-def run(main: Callable[[], int]) -> int:
+def watch(main: Callable[[], int]) -> int:
   """Runs `main` in a child, and returns its status in the parent.
 
   Call it before any device is used. SIGTERM and SIGINT are handed on; the

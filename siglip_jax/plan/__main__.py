@@ -20,50 +20,51 @@ from absl import flags
 from absl import logging
 import jax
 import ml_collections
-from ml_collections import config_flags
 from rich import console as rich_console
 from rich import table as rich_table
 
 from siglip_jax import cli
+from siglip_jax import files
 from siglip_jax.config import check as config_check
-from siglip_jax.errors import UserError
+from siglip_jax.plan import chips
 from siglip_jax.plan import estimate
 from siglip_jax.plan import hlo
 from siglip_jax.plan import search
 from siglip_jax.plan import topology
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "configs/NAME.py[:arg=value,...]", lock_config=True
-)
-_TOPOLOGY = flags.DEFINE_string(
-    "topology", "v4:2x2x1", "The slice: v3, v4, v5e, v5p or v6e, and its shape."
-)
-_JSON = flags.DEFINE_bool("json", False, "Print one JSON object.")
-_SEARCH = flags.DEFINE_bool(
-    "search", False, "Find the fastest microbatch, remat and fsdp that fit."
-)
-
 _log = rich_console.Console(stderr=True, highlight=False)
+
+
+def define_flags() -> None:
+  """Defines the flags of the command."""
+  cli.define_config(config_check.fill)
+  flags.DEFINE_string(
+      "topology",
+      "v4:2x2x1",
+      f"The slice: {', '.join(chips.plannable())}, and its shape.",
+  )
+  flags.DEFINE_bool("json", False, "Print one JSON object.")
+  flags.DEFINE_bool(
+      "search", False, "Find the fastest microbatch, remat and fsdp that fit."
+  )
 
 
 def main(argv: Sequence[str]) -> int:
   """Plans; the status is 0 if the run fits and 1 if it does not."""
   del argv
   logging.set_verbosity(logging.WARNING)
-  if _CONFIG.value is None:
-    raise UserError("--config=configs/NAME.py is needed.")
+  config = cli.config()
   # Compiling needs no device, and looking for a TPU would take minutes.
   jax.config.update("jax_platforms", "cpu")
-  config = _CONFIG.value
   config_check.validate(config)
-  where = topology.get(_TOPOLOGY.value)
-  if _SEARCH.value:
+  where = topology.get(flags.FLAGS.topology)
+  if flags.FLAGS.search:
     plans = search.search(config, lambda c: plan(c, where))
     best = search.fastest(plans)
   else:
     plans = []
     best = plan(config, where)
-  if _JSON.value:
+  if flags.FLAGS.json:
     print(json.dumps(dataclasses.asdict(best)))
   else:
     out = rich_console.Console(highlight=False)
@@ -116,7 +117,7 @@ def _working(what: str):
 def _cached(content: str, make: Callable[[], estimate.Plan]) -> estimate.Plan:
   """`make`, unless it was made of the same content by the same code."""
   code = b"".join(
-      Path(str(m.__file__)).read_bytes() for m in (estimate, hlo, topology)
+      Path(str(m.__file__)).read_bytes() for m in (chips, estimate, hlo)
   )
   key = hashlib.sha256(
       content.encode() + code + repr(estimate.versions()).encode()
@@ -130,9 +131,8 @@ def _cached(content: str, make: Callable[[], estimate.Plan]) -> estimate.Plan:
   found = make()
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(dataclasses.asdict(found)))
-    part.replace(path)
+    with files.replacing(path, writer=f".{os.getpid()}") as partial:
+      partial.write_text(json.dumps(dataclasses.asdict(found)))
   except OSError as e:
     _log.print(f"The plan is not kept for next time: {e}")
   return found
@@ -212,4 +212,4 @@ def _gib(size: float) -> str:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.main(main, define_flags)

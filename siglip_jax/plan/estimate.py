@@ -19,6 +19,7 @@ import ml_collections
 import numpy as np
 
 from siglip_jax import sharding
+from siglip_jax.plan import chips
 from siglip_jax.plan import hlo
 from siglip_jax.plan import topology
 from siglip_jax.run import Run
@@ -213,7 +214,7 @@ def _plain(x) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
-def _kernel(kernel: hlo.Kernel, chip: topology.Chip) -> dict:
+def _kernel(kernel: hlo.Kernel, chip: chips.Chip) -> dict:
   return {
       "name": kernel.name,
       "times": kernel.times,

@@ -15,80 +15,7 @@ import jax
 from jax.experimental import topologies
 
 from siglip_jax.errors import UserError
-
-_GIB = 2**30
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Chip:
-  """One generation; figures are of a device, which on v3 is half a chip.
-
-  Attributes:
-    hbm: usable bytes, as the compiler states them when it runs out.
-    clock: cycles a second, of the compiler's estimates.
-    flops: peak bfloat16 operations a second (vendor's data sheet).
-    bandwidth: of HBM, bytes a second (vendor's data sheet).
-    axes: how many a slice's shape has.
-    largest: chips of the largest slice planned for here.
-    accelerator: a slice of one host as the cloud names it; libtpu asks.
-    options: what `get_topology_desc` needs beside the name.
-  """
-
-  hbm: int
-  clock: float
-  flops: float
-  bandwidth: float
-  axes: int
-  accelerator: str
-  largest: int = 256
-  options: dict = dataclasses.field(default_factory=dict)
-
-
-CHIPS = {
-    "v3": Chip(
-        hbm=int(15.48 * _GIB),
-        clock=0.94e9,
-        flops=61.5e12,
-        bandwidth=450e9,
-        axes=2,
-        accelerator="v3-8",
-    ),
-    "v4": Chip(
-        hbm=int(30.75 * _GIB),
-        clock=1.05e9,
-        flops=275e12,
-        bandwidth=1228e9,
-        axes=3,
-        accelerator="v4-8",
-        options=dict(
-            chip_config_name="megacore", chips_per_host_bounds=(2, 2, 1)
-        ),
-    ),
-    "v5e": Chip(
-        hbm=int(15.75 * _GIB),
-        clock=1.5e9,
-        flops=197e12,
-        bandwidth=819e9,
-        axes=2,
-        accelerator="v5litepod-4",
-    ),
-    "v5p": Chip(
-        hbm=int(95.73 * _GIB),
-        clock=1.75e9,
-        flops=459e12,
-        bandwidth=2765e9,
-        axes=3,
-        accelerator="v5p-8",
-    ),
-    "v6e": Chip(
-        hbm=int(31.24 * _GIB),
-        clock=1.75e9,
-        flops=918e12,
-        bandwidth=1640e9,
-        axes=2,
-        accelerator="v6e-4",
-    ),
-}
+from siglip_jax.plan import chips as chips_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +23,7 @@ class Slice:
   """A slice that programs can be compiled for."""
 
   name: str
-  chip: Chip
+  chip: chips_lib.Chip
   chips: int
   devices: Sequence[jax.Device]
 
@@ -109,9 +36,10 @@ def get(name: str) -> Slice:
   """
   generation, _, shape = name.partition(":")
   sizes = shape.split("x")
-  if generation not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", shape):
+  known = generation in chips_lib.plannable()
+  if not known or not re.fullmatch(r"\d+(x\d+)*", shape):
     raise UserError(f"Unknown topology {name!r}. {_known()}")
-  chip = CHIPS[generation]
+  chip = chips_lib.CHIPS[generation]
   chips = math.prod(map(int, sizes))
   if len(sizes) != chip.axes or not 1 <= chips <= chip.largest:
     raise UserError(
@@ -142,8 +70,8 @@ def get(name: str) -> Slice:
 def _known() -> str:
   examples = "v3:4x4 v4:2x2x1 v4:2x2x4 v4:4x4x8 v5e:4x4 v5p:2x2x1 v6e:4x4"
   return (
-      f"Known are {', '.join(CHIPS)} with a shape in chips: {examples} ..., up"
-      " to 256 chips."
+      f"Known are {', '.join(chips_lib.plannable())} with a shape in chips:"
+      f" {examples} ..., up to 256 chips."
   )
 
 

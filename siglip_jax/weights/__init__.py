@@ -1,1 +1,209 @@
-"""Weights in and out: runs, big_vision's .npz and transformers' folders."""
+"""Weights of any origin: `read` reads them all, the other modules write them.
+
+`workdirs.py`, `big_vision.py` and `transformers.py` read one kind each,
+`places.py` brings remote ones here, `fits.py` checks that a tokenizer fits.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import difflib
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+from siglip_jax import files
+from siglip_jax import workdir as workdir_lib
+from siglip_jax.data import embeddings
+from siglip_jax.errors import UserError
+from siglip_jax.models import zoo
+from siglip_jax.weights import big_vision
+from siglip_jax.weights import old_vits
+from siglip_jax.weights import places
+from siglip_jax.weights import tower_file
+from siglip_jax.weights import transformers
+from siglip_jax.weights import workdirs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+  """Parameters, and what is known of the model and its inputs.
+
+  An .npz holds nothing but parameters: the rest is None.
+
+  Attributes:
+    params: nested dict of NumPy arrays by big_vision's names, with some of
+      "img", "txt", "t" and "b"; blocks are laid out as saved.
+    path: where the weights are from.
+    kind: "workdir", "npz" or "transformers folder".
+    model: keyword arguments of TwoTowers.
+    image_size: side of the images, pixels.
+    text_len: tokens of a text.
+    image: preprocessing string of images.
+    text: preprocessing string of texts.
+    tokenizer: the tokenizer's file; also None if the folder has none.
+    tokenizer_digest: sha256 of the tokenizer that the model was trained with.
+    checked: the released model that the parameters were checked to be.
+    naflex: whether this is a Siglip2Model, which no released model is.
+  """
+
+  params: dict
+  path: str
+  kind: str
+  model: Mapping[str, Any] | None = None
+  image_size: int | None = None
+  text_len: int | None = None
+  image: str | None = None
+  text: str | None = None
+  tokenizer: files.AnyPath | None = None
+  tokenizer_digest: str | None = None
+  checked: zoo.Variant | None = None
+  naflex: bool = False
+
+  @functools.cached_property
+  def variant(self) -> zoo.Variant | None:
+    """The released model with these shapes; tracing a model takes a moment."""
+    if self.checked is not None or self.naflex:
+      return self.checked
+    return zoo.identify(self.params)
+
+  def as_released(self, convention: str) -> "Weights":
+    """Fills in what an .npz does not say, if it is a released model's.
+
+    Args:
+      convention: "big_vision" or "transformers", whose preprocessing to use.
+    """
+    if self.kind != "npz" or self.variant is None:
+      return self
+    recipe = getattr(self.variant, convention)
+    return dataclasses.replace(
+        self,
+        model=self.variant.model,
+        image_size=self.variant.image_size,
+        text_len=self.variant.text_len,
+        image=recipe.image,
+        text=recipe.text,
+        checked=self.variant,
+    )
+
+
+def read(
+    path: files.AnyPath,
+    *,
+    weights: files.AnyPath | None = None,
+    variant: zoo.Variant | None = None,
+) -> Weights:
+  """Reads a workdir, an .npz of big_vision or AugReg, or a transformers folder.
+
+  Args:
+    path: local or remote (gs://, s3://, hf://); or the name of a released
+      model, with `weights`.
+    weights: the file or folder of the released model named `path`.
+    variant: the released model that the weights must be.
+
+  Raises:
+    UserError: there is nothing, nothing known, it is damaged, or it is not the
+      released model that it must be.
+  """
+  if weights is not None:
+    if os.fspath(path) not in zoo.names():
+      raise UserError(
+          "weights= goes with the name of a released model, which they are"
+          f" checked to be; got {os.fspath(path)!r}, {_hint(path)}"
+      )
+    variant, path = zoo.get(os.fspath(path)), weights
+  with places.local(path) as place:
+    if not place.exists():
+      raise _nothing_at(path)
+    if place.is_file():
+      found = _npz(place)
+    elif transformers.is_folder(place):
+      found = _folder(place, variant)
+    elif workdir_lib.is_workdir(place):
+      found = _workdir(place)
+    else:
+      raise UserError(
+          f"{path} holds no weights that are known: expected checkpoints (of a"
+          " run) or config.json with model.safetensors (of transformers)."
+      )
+  if variant is not None:
+    variant.check(found["params"])
+  if tokenizer := found.get("tokenizer"):
+    found["tokenizer"] = _beside(path, tokenizer)
+  return Weights(path=os.fspath(path), checked=variant, **found)
+
+
+def _nothing_at(path: files.AnyPath) -> UserError:
+  name = os.fspath(path)
+  if name in zoo.names():
+    variant = zoo.get(name)
+    return UserError(
+        f"{name} needs weights=PATH: {variant.big_vision.weights}, or a copy of"
+        f" {variant.transformers.weights}."
+    )
+  return UserError(
+      f"There is no {name}: expected a workdir, an .npz of big_vision or"
+      " AugReg, a transformers folder or the name of a released model,"
+      f" {_hint(path)}"
+  )
+
+
+def _hint(path: files.AnyPath) -> str:
+  names = zoo.names()
+  close = difflib.get_close_matches(os.fspath(path), names, n=1, cutoff=0.5)
+  return f"as {(close or names)[0]!r}."
+
+
+def _beside(path: files.AnyPath, name: str) -> files.AnyPath:
+  """Returns the path of a file in the folder `path`, local or remote."""
+  if files.is_remote(path):
+    return f"{os.fspath(path).rstrip('/')}/{name}"
+  return Path(path).expanduser() / name
+
+
+def _npz(path: Path) -> dict[str, Any]:
+  """Reads an .npz; a lone ViT becomes the image tower, by today's names."""
+  params = big_vision.read(path)
+  if old_vits.is_vit(params):
+    params = {"img": old_vits.modern(params)}
+  elif old_vits.is_vit(params.get("img", {})):
+    params |= {"img": old_vits.modern(params["img"])}
+  return {"kind": "npz", "params": params}
+
+
+def _folder(path: Path, variant: zoo.Variant | None) -> dict[str, Any]:
+  folder = transformers.read(path, variant=variant)
+  return {
+      "kind": "transformers folder",
+      "params": folder.params,
+      "model": folder.model,
+      "image_size": folder.image_size,
+      "text_len": folder.text_len,
+      "image": folder.image,
+      "text": folder.text,
+      "tokenizer": folder.tokenizer.name if folder.tokenizer else None,
+      "naflex": folder.naflex,
+  }
+
+
+def _workdir(path: Path) -> dict[str, Any]:
+  """Reads a run; a run on embeddings keeps the tower that made them."""
+  params, spec = workdirs.read_params(path)
+  config = workdir_lib.read_config(path)
+  model = config.model.to_dict()
+  if "img" not in params and (path / embeddings.TOWER).is_file():
+    scan = bool(model.get("scan"))
+    params |= tower_file.kept(path, spec["tower_digest"], scan)
+    model["embedded"] = False
+  tokenizer = workdir_lib.tokenizer_path(path)
+  return {
+      "kind": "workdir",
+      "params": params,
+      "model": model,
+      "image_size": config.image_size,
+      "text_len": config.text_len,
+      "image": spec["image"],
+      "text": spec["text"],
+      "tokenizer": tokenizer.name,
+      "tokenizer_digest": spec["tokenizer_digest"],
+  }

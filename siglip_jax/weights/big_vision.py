@@ -7,10 +7,10 @@ optimiser's state beside them.
 
 from collections.abc import Mapping
 import os
+from pathlib import Path
 import zipfile
 import zlib
 
-from etils import epath
 import jax
 import ml_dtypes
 import numpy as np
@@ -20,9 +20,9 @@ from siglip_jax import tree
 from siglip_jax.errors import UserError
 
 _PREFIX = "params/"
-# What a zip's and an array's headers can do to their readers: no zip at all,
-# bytes that do not unpack, a method, a version (RuntimeErrors, as encrypted
-# bytes), or a size that is none.
+# What zipfile and NumPy raise on damaged archives: not a zip, bad data, an
+# unsupported method or version (RuntimeError, as for encryption), or an invalid
+# size.
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -39,13 +39,15 @@ def read(path: str | os.PathLike) -> dict:
   """Parameters as a nested dict of float32 arrays, blocks laid out as saved.
 
   Args:
-    path: the .npz, local or gs://.
+    path: the .npz.
 
   Raises:
     UserError: no such file, no .npz, damaged, or with anything but arrays of
       numbers in it. Nothing in it is ever run.
   """
-  path = files.find(path, what="big_vision's .npz")
+  path = Path(path).expanduser()
+  if not path.exists():
+    raise UserError(f"There is no {path}: expected big_vision's .npz.")
   if path.is_dir():
     raise UserError(f"{path} is a folder: expected big_vision's .npz.")
   with path.open("rb") as file:
@@ -73,19 +75,17 @@ def write(path: str | os.PathLike, params: Mapping) -> None:
   """Writes parameters as big_vision reads them; the file appears when whole.
 
   Args:
-    path: the .npz, local or gs://.
+    path: the .npz.
     params: nested dict of arrays.
   """
-  path = epath.Path(path)
+  path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(path.name + ".part")
   flat = {
       _PREFIX + name: np.asarray(jax.device_get(x))
       for name, x in tree.flatten(params).items()
   }
-  with part.open("wb") as file:
+  with files.replacing(path) as partial, partial.open("wb") as file:
     np.savez(file, allow_pickle=False, **flat)
-  part.replace(path)
 
 
 def float32(x: np.ndarray, *, name: str, path: os.PathLike) -> np.ndarray:
@@ -105,7 +105,7 @@ def float32(x: np.ndarray, *, name: str, path: os.PathLike) -> np.ndarray:
   return x.astype(np.float32, copy=False)
 
 
-def _check_magic(path: epath.Path, start: bytes) -> None:
+def _check_magic(path: Path, start: bytes) -> None:
   if start in (b"PK\x03\x04", b"PK\x05\x06"):  # the latter is of an empty one
     return
   if start[:1] == b"\x80":
@@ -119,7 +119,7 @@ def _check_magic(path: epath.Path, start: bytes) -> None:
   )
 
 
-def _arrays(path: epath.Path, archive: np.lib.npyio.NpzFile) -> dict:
+def _arrays(path: Path, archive: np.lib.npyio.NpzFile) -> dict:
   names = list(archive.files)
   chosen = [n for n in names if n.startswith(_PREFIX)] or names
   if not chosen:

@@ -38,7 +38,7 @@ def of_json(value: Mapping) -> int:
 
 
 @jax.jit
-def _sums(leaves: list[Array]) -> UInt32[Array, "N"]:
+def _sums(leaves: list[Array]) -> UInt32[Array, " N"]:
   return jnp.stack([_sum(x) for x in leaves])
 
 

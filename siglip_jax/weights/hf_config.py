@@ -8,9 +8,8 @@ patches go through a dense layer.
 from collections.abc import Mapping
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
-
-from etils import epath
 
 from siglip_jax.errors import UserError
 from siglip_jax.weights import hf_json
@@ -82,7 +81,7 @@ class Config:
     return self.text["max_position_embeddings"]
 
 
-def read(folder: epath.Path) -> Config:
+def read(folder: Path) -> Config:
   """Reads config.json.
 
   Raises:

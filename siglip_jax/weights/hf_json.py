@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 import json
-
-from etils import epath
+from pathlib import Path
 
 from siglip_jax.errors import UserError
 
 
-def read(path: epath.Path, *, default: Mapping | None = None) -> dict:
+def read(path: Path, *, default: Mapping | None = None) -> dict:
   """A JSON object; `default` where there is no file.
 
   Raises:

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 import dataclasses
 import json
 import os
+from pathlib import Path
 from typing import Any
-
-from etils import epath
 
 from siglip_jax.data import preprocess
 from siglip_jax.errors import UserError
@@ -41,10 +40,10 @@ class Processor:
 
   image: str
   text: str
-  tokenizer: epath.Path | None
+  tokenizer: Path | None
 
 
-def read(folder: epath.Path, config: hf_config.Config) -> Processor:
+def read(folder: Path, config: hf_config.Config) -> Processor:
   """Reads a folder's processor; what its files leave open is as in SigLIP.
 
   Raises:
@@ -58,7 +57,7 @@ def read(folder: epath.Path, config: hf_config.Config) -> Processor:
   )
 
 
-def _image_settings(folder: epath.Path) -> tuple[epath.Path, dict]:
+def _image_settings(folder: Path) -> tuple[Path, dict]:
   """The file that counts, and what it says of images."""
   path, key = folder / "processor_config.json", "image_processor"
   found = ({key: None} | hf_json.read(path, default={}))[key]
@@ -70,7 +69,7 @@ def _image_settings(folder: epath.Path) -> tuple[epath.Path, dict]:
   return path, found
 
 
-def _image(path: epath.Path, said: Mapping, config: hf_config.Config) -> str:
+def _image(path: Path, said: Mapping, config: hf_config.Config) -> str:
   side = config.image_size
   # A Siglip2Model's processor keeps to a number of patches, not to a size. A
   # square image of as many patches as there are positions is this one.
@@ -131,9 +130,7 @@ def _value_range(mean: Any, std: Any) -> tuple[float | None, float | None]:
   return (0 - values[0]) / values[1], (1 - values[0]) / values[1]
 
 
-def _text(
-    folder: epath.Path, tokenizer: epath.Path | None, model: hf_config.Config
-) -> str:
+def _text(folder: Path, tokenizer: Path | None, model: hf_config.Config) -> str:
   path = folder / "tokenizer_config.json"
   config = {"tokenizer_class": None, "do_lower_case": True, "pad_token": None}
   config |= hf_json.read(path, default={})
@@ -164,7 +161,7 @@ def _text(
   )
 
 
-def _check_padding(path: epath.Path, said: Any, wanted: str) -> None:
+def _check_padding(path: Path, said: Any, wanted: str) -> None:
   """Raises UserError unless the token is left open or the one trained with."""
   if isinstance(said, dict):
     # Version 4 wrote tokens with their options.
@@ -176,7 +173,7 @@ def _check_padding(path: epath.Path, said: Any, wanted: str) -> None:
     )
 
 
-def _own(folder: epath.Path, text: Any, text_len: int) -> str:
+def _own(folder: Path, text: Any, text_len: int) -> str:
   """The string that this package wrote into the folder."""
   path = folder / "tokenizer_config.json"
   if not isinstance(text, str):
@@ -236,5 +233,5 @@ def write(folder: os.PathLike, image: str, image_size: int) -> None:
       "image_mean": [-low / (high - low)] * 3,
       "image_std": [1 / (high - low)] * 3,
   }
-  path = epath.Path(folder) / "preprocessor_config.json"
+  path = Path(folder) / "preprocessor_config.json"
   path.write_text(json.dumps(config, indent=2) + "\n")

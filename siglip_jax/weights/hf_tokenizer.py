@@ -67,13 +67,13 @@ def write(folder: Path, text: preprocess.Preprocess) -> None:
       "processor_class": "SiglipProcessor",
   }
   if _is_siglip(steps, options, tokenizer):
-    tokenizer.path.copy(folder / "spiece.model")
+    (folder / "spiece.model").write_bytes(tokenizer.read_bytes())
     config |= {"tokenizer_class": "SiglipTokenizer", "do_lower_case": True}
     names = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
   else:
     built = _build(steps, options, tokenizer)
     _compare(text, built)
-    _save(folder / "tokenizer.json", built, tokenizer.path.read_bytes())
+    _save(folder / "tokenizer.json", built, tokenizer.read_bytes())
     config |= {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "siglip_jax_text": _renamed(calls, options),
@@ -170,7 +170,7 @@ def _normalizers(steps: list[str]) -> list:
 
 def _pieces(tokenizer):
   """The tokenizer's file alone."""
-  data = tokenizer.path.read_bytes()
+  data = tokenizer.read_bytes()
   if _is_json(data):
     built = tokenizers.Tokenizer.from_str(data.decode())
     built.no_padding()

@@ -1,14 +1,12 @@
 """The image tower that made embeddings, as a file named by its digest.
 
-`embed.py` writes it beside the embeddings, a run trained on those keeps it in
-its workdir, and `load` joins it to the text tower that was trained.
+`siglip_jax.embed` writes it beside the embeddings, a run trained on those keeps
+it in its workdir, and `load` joins it to the text tower that was trained.
 """
 
 from collections.abc import Mapping
 import hashlib
-import os
 from pathlib import Path
-import shutil
 
 import jax
 import numpy as np
@@ -40,31 +38,8 @@ def write(path: Path, params: Mapping) -> None:
   big_vision.write(path, layouts.unrolled(as_float))
 
 
-def keep(source: embeddings.Embeddings, workdir: Path) -> None:
-  """Puts the tower that made embeddings into a workdir; a link if possible.
-
-  Raises:
-    UserError: it is no longer beside the embeddings.
-  """
-  made_by = source.folder / embeddings.TOWER
-  if not made_by.is_file() and (workdir / embeddings.TOWER).is_file():
-    return  # kept when the run began; `kept` sees to it that it is this one
-  if not made_by.is_file():
-    raise UserError(
-        f"{made_by} is missing: the tower that made the embeddings, which the"
-        " trained model needs to see with. Copy the folder again."
-    )
-  part = workdir / "tower.part"
-  part.unlink(missing_ok=True)
-  try:
-    os.link(made_by, part)
-  except OSError:  # another file system, or one without links
-    shutil.copyfile(made_by, part)
-  part.replace(workdir / embeddings.TOWER)
-
-
 def kept(workdir: Path, wanted: str, scan: bool) -> dict:
-  """What `keep` kept: {"img": ...} of NumPy arrays, laid out for a model.
+  """Returns the tower of a workdir, {"img": ...} of NumPy arrays.
 
   Args:
     workdir: of a run on embeddings.

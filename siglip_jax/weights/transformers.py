@@ -5,24 +5,20 @@ A SiglipModel is read and written, a Siglip2Model is read at its square grid.
 
 from collections.abc import Mapping
 from concurrent import futures
-import contextlib
 import dataclasses
 import json
 import os
 from pathlib import Path
-import tempfile
 from typing import Any
 import zlib
 
 from absl import logging
 import einops
-from etils import epath
 import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from siglip_jax import files
 from siglip_jax import tree
 from siglip_jax.errors import UserError
 from siglip_jax.models import zoo
@@ -38,7 +34,7 @@ _CHECKSUM = "siglip_jax_crc32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Released:
+class Folder:
   """A model out of a folder.
 
   Attributes:
@@ -58,13 +54,13 @@ class Released:
   text_len: int
   image: str
   text: str
-  tokenizer: epath.Path | None
+  tokenizer: Path | None
   naflex: bool
 
 
 def is_folder(folder: str | os.PathLike) -> bool:
   """Whether it has transformers' config, or none of a run and weights."""
-  folder = epath.Path(folder)
+  folder = Path(folder)
   path = folder / "config.json"
   if not path.is_file():
     return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
@@ -76,8 +72,8 @@ def is_folder(folder: str | os.PathLike) -> bool:
 
 def read(
     folder: str | os.PathLike, *, variant: zoo.Variant | None = None
-) -> Released:
-  """Reads a folder, local or gs://.
+) -> Folder:
+  """Reads a folder.
 
   A Siglip2Model also takes images of other shapes and sizes in transformers;
   here its images are squares of as many patches as it has positions, for
@@ -90,7 +86,9 @@ def read(
   Raises:
     UserError: no such folder, one of another model, or a damaged one.
   """
-  folder = files.find(folder, what="a folder of transformers")
+  folder = Path(folder).expanduser()
+  if not folder.exists():
+    raise UserError(f"There is no {folder}: expected a folder of transformers.")
   if not folder.is_dir():
     raise UserError(f"{folder} is a file: expected a folder of transformers.")
   config = hf_config.read(folder)
@@ -133,7 +131,7 @@ def read(
         " resized to %d x %d, whatever their shape.",
         *(folder, config.num_positions, side, side),
     )
-  return Released(
+  return Folder(
       params=params,
       model=model,
       image_size=side,
@@ -205,23 +203,22 @@ def _sort_metadata(path: Path) -> None:
     file.write(data)
 
 
-def _tensors(folder: epath.Path, wanted: set[str]) -> dict[str, np.ndarray]:
+def _tensors(folder: Path, wanted: set[str]) -> dict[str, np.ndarray]:
   """All tensors by name, as float32."""
   found: dict[str, np.ndarray] = {}
   for path in _files(folder):
-    with _local(path) as local:
-      try:
-        with safetensors.safe_open(local, "np") as file:
-          tensors = {name: file.get_tensor(name) for name in file.keys()}
-          said = file.metadata() or {}
-      except (safetensors.SafetensorError, OSError) as e:
-        raise UserError(
-            f"{path} is damaged or incomplete: {e}. Copy it again."
-        ) from None
-      except AttributeError as e:  # NumPy lacks types that the format has
-        raise UserError(
-            f"{path}: weights must be float32, float16 or bfloat16; {e}."
-        ) from None
+    try:
+      with safetensors.safe_open(path, "np") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        said = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as e:
+      raise UserError(
+          f"{path} is damaged or incomplete: {e}. Copy it again."
+      ) from None
+    except AttributeError as e:  # NumPy lacks types that the format has
+      raise UserError(
+          f"{path}: weights must be float32, float16 or bfloat16; {e}."
+      ) from None
     if _CHECKSUM in said and said[_CHECKSUM] != _checksum(tensors):
       raise UserError(
           f"{path} is damaged: its tensors are not those that were written."
@@ -255,7 +252,7 @@ def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
   return f"{zlib.crc32(np.array(found, '<u4').tobytes()):08x}"
 
 
-def _files(folder: epath.Path) -> list[epath.Path]:
+def _files(folder: Path) -> list[Path]:
   single, index = (
       folder / f"model.safetensors{end}" for end in ("", ".index.json")
   )
@@ -264,7 +261,7 @@ def _files(folder: epath.Path) -> list[epath.Path]:
   if index.is_file():
     files = hf_json.read(index).get("weight_map")
     if not isinstance(files, dict) or not all(
-        isinstance(f, str) and epath.Path(f).name == f and f.strip(".")
+        isinstance(f, str) and Path(f).name == f and f.strip(".")
         for f in files.values()
     ):
       raise UserError(f"{index} must map tensors to files beside it.")
@@ -283,18 +280,6 @@ def _files(folder: epath.Path) -> list[epath.Path]:
       f"There is no model.safetensors in {folder}: copy it there from where the"
       " model is published."
   )
-
-
-@contextlib.contextmanager
-def _local(path: epath.Path):
-  """The path on a local disk, where the library can map it."""
-  if "://" not in os.fspath(path):
-    yield Path(path)
-    return
-  with tempfile.TemporaryDirectory() as folder:
-    copied = epath.Path(folder) / path.name
-    path.copy(copied)
-    yield copied
 
 
 def _shapes(model: Mapping, side: int, length: int) -> dict[str, tuple]:

@@ -1,5 +1,6 @@
 """Validation: what one part of a config says of another, without a device."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from siglip_jax import workdir as workdir_lib
 from siglip_jax.config import check as config_check
 from siglip_jax.errors import UserError
+from siglip_jax.multihost import watchdog
 
 
 @pytest.fixture
@@ -25,6 +27,19 @@ def at(section, path):
   for name in names:
     section = section[name]
   return section, key
+
+
+def test_what_a_config_leaves_out_is_filled_in_and_can_be_changed(config):
+  del config.watchdog, config.profile
+  config.data.num_workers = 3
+  config.lock()
+  config_check.validate(config)
+  assert config.watchdog.to_dict() == dataclasses.asdict(watchdog.Limits())
+  assert config.profile.steps == () and config.data.num_workers == 3
+  assert config.data.num_threads == 2 and config.data.cache_mb == 0
+  config.watchdog.step_seconds = 5.0
+  config_check.validate(config)
+  assert config.watchdog.step_seconds == 5.0
 
 
 @pytest.mark.parametrize(
@@ -81,7 +96,7 @@ def at(section, path):
 )
 def test_mistakes_are_named(config, path, value, match):
   config_check.validate(config)
-  section, key = at(changed := check.to_dict(), path)
+  section, key = at(changed := config.to_dict(), path)
   section[key] = value
   with pytest.raises(UserError, match=match):
     config_check.validate(ml_collections.ConfigDict(changed))
@@ -91,7 +106,7 @@ def test_mistakes_are_named(config, path, value, match):
     "path", ["data.split", "optim.lr", "loss.name", "seed"]
 )
 def test_what_is_missing_is_named(config, path):
-  section, key = at(changed := check.to_dict(), path)
+  section, key = at(changed := config.to_dict(), path)
   del section[key]
   with pytest.raises(UserError, match=f"config.{path} (is missing|must be)"):
     config_check.validate(ml_collections.ConfigDict(changed))
@@ -116,5 +131,5 @@ assert not jax._src.xla_bridge.backends_are_initialized()
 def test_what_is_written_is_read_back(config, tmp_path):
   workdir_lib.write_config(config, tmp_path)
   again = workdir_lib.read_config(tmp_path)
-  assert again.model.image == check.model.image
+  assert again.model.image == config.model.image
   assert [p.name for p in tmp_path.iterdir()] == ["config.json"]

@@ -60,33 +60,11 @@ def test_what_does_not_fit_is_named(config, changes, match):
     make(config, **changes)
 
 
-@pytest.mark.parametrize(
-    "spec, part",
-    [
-        (
-            'decode|resize((8, 9), method="area")|value_range(-1, 1)|keep("a")',
-            "decode()|resize((8, 9), method='area')|value_range(-1, 1)",
-        ),
-        (
-            'tokenize(8, "t")|copy("a|b", "c")|value_range(0, 1)|lower',
-            "copy('a|b', 'c')|value_range(0, 1)",
-        ),
-    ],
-)
-def test_the_part_of_a_string_that_makes_images(spec, part):
-  assert strings.image_part(spec) == part
-  assert strings.image_part(part) == part
-
-
-def test_images_without_a_range_have_no_such_part():
-  with pytest.raises(UserError, match="must end in value_range"):
-    strings.image_part('lower|keep("text")')
-
-
 def test_the_vocabulary_holds_the_tokenizer(config):
   model = config["model"]
   small = model | {"text": model["text"] | {"vocab_size": 100}}
-  with pytest.raises(UserError, match="vocab_size must be at least .*got 100"):
+  match = "embedding of 100 rows .*vocab_size. needs"
+  with pytest.raises(UserError, match=match):
     make(config, model=small)
 
 
@@ -98,5 +76,5 @@ def test_only_pieces_that_no_text_has_may_lack_a_row(config, monkeypatch):
     if pieces == 250_100:  # mC4's
       make(config, model=model | {"text": text})
     else:
-      with pytest.raises(UserError, match="vocab_size must be at least"):
+      with pytest.raises(UserError, match="embedding of 250000 rows"):
         make(config, model=model | {"text": text})

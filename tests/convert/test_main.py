@@ -147,7 +147,7 @@ def test_nothing_is_replaced_unasked(command, tmp_path):
             ("gone.npz", "{}", "--to=big_vision"),
             "There is no gone.npz: expected a workdir",
         ),
-        ((DATA, "{}", "--to=big_vision"), "There is no"),
+        ((DATA, "{}", "--to=big_vision"), "holds no weights that are known"),
         (
             (TINY, "{}", "--to=big_vision", "--model=siglip-b16-224"),
             "not siglip-b16-224's, nor any released model's",

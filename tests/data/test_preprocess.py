@@ -1,6 +1,5 @@
 """Preprocessing strings: what they may say, and what the operations do."""
 
-import inspect
 import io
 import pickle
 import subprocess
@@ -317,10 +316,24 @@ def test_colors_need_rgb():
       run(spec, image=ramp(4, 4, 4))
 
 
-@pytest.mark.parametrize("name", sorted(ops.OPS))
-def test_operations_are_random_or_say_that_they_are_not(name):
-  ignores = "del rng" in inspect.getsource(ops.OPS[name])
-  assert ignores == (name not in ops.RANDOM)
+def test_an_operation_is_random_if_it_takes_a_generator(monkeypatch):
+  def noise(record, rng, p=0.5):
+    return record | {"image": rng.random(3) * p}
+
+  def plain(record, p):
+    return record | {"image": record["image"] + p}
+
+  monkeypatch.setitem(ops.OPS, "noise", noise)
+  monkeypatch.setitem(ops.OPS, "plain", plain)
+  pp = Preprocess("plain(1)|noise(p=1)|plain(2)")
+  begun = pp.begin({"image": 0})
+  assert begun["image"] == 1  # up to the random one, the same every time
+  one, two = (
+      pp.finish(begun, np.random.default_rng(s))["image"] for s in (1, 2)
+  )
+  assert (one != two).all() and (one >= 2).all()
+  with pytest.raises(UserError, match=r"expected plain\(p\)"):
+    Preprocess("plain()")
 
 
 def test_beginning_and_finishing_are_the_whole():

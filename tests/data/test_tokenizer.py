@@ -169,9 +169,9 @@ def test_padding_and_cutting_of_the_file_itself_are_off(tmp_path):
   )
 
 
-def test_a_missing_file_says_where_it_is_published(tmp_path):
-  with pytest.raises(UserError, match="gone.model.* published as x of y"):
-    tokenizer.Tokenizer(tmp_path / "gone.model", published="x of y")
+def test_a_missing_file_is_told_apart_from_a_damaged_one(tmp_path):
+  with pytest.raises(tokenizer.TokenizerMissing, match="train one on captions"):
+    tokenizer.Tokenizer(tmp_path / "gone.model")
 
 
 def test_a_model_cut_off_between_two_pieces_is_damaged(tmp_path):

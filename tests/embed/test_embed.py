@@ -10,10 +10,10 @@ import pytest
 
 import siglip_jax
 from siglip_jax import tree
+from siglip_jax import weights as weights_lib
 from siglip_jax.data import folders
 from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.errors import UserError
-from siglip_jax.weights import reader
 
 # A text tower learns beside the tower of `trained`, which is locked.
 LIT = """
@@ -159,8 +159,8 @@ def test_a_run_on_embeddings_is_evaluated_and_joins_its_tower(
   )
   assert "not the image tower whose embeddings" in message
   with pytest.raises(UserError, match="not the image tower whose embeddings"):
-    reader.read(str(copy))
-  assert "img" in reader.read(str(cached)).params
+    weights_lib.read(str(copy))
+  assert "img" in weights_lib.read(str(cached)).params
   (copy / "tower.npz").unlink()
   message = command.refuse(
       "siglip_jax.classify", f"--model={copy}", image, "--labels=a,b"
@@ -216,7 +216,7 @@ def test_a_finished_folder_is_left_alone(embed, embedded):
         (["--config.model.image.width=64"], r"\(.*32.*\) .*\(.*64.*\)|32.*64"),
         (
             ["--config.preprocess.image=decode|resize(16)|value_range(0,1)"],
-            "other images than it is used to.*value_range",
+            "different image preprocessing.*value_range",
         ),
         (["--config=LIT:embeddings=x,eval_embeddings=x"], "leave `embeddings`"),
     ],

@@ -83,7 +83,7 @@ def test_a_name_with_weights_is_big_visions_model(tiny):
 
 def test_an_npz_is_the_released_model_of_its_sizes(tiny, caplog):
   model = siglip_jax.load(NPZ)
-  assert "taken as tiny-b8-32, by its sizes" in caplog.text
+  assert "is tiny-b8-32, because its shapes match" in caplog.text
   check_big_vision(model)
   assert model.spec["text"] == tiny.big_vision.text
 
@@ -149,9 +149,10 @@ def test_a_named_folder_has_the_named_models_tokenizer(tmp_path, monkeypatch):
   for options in ({}, {"tokenizer": DATA / "spiece.model"}):
     with pytest.raises(UserError, match=match):
       siglip_jax.load(named.name, weights=folder, **options)
-  with pytest.raises(UserError, match="gone.* published as there, and here"):
+  with pytest.raises(UserError, match="gone.* is published as there, and here"):
     siglip_jax.load(FOLDER, tokenizer="gone.model")
-  with pytest.raises(UserError, match="is published, here, or give tokenizer="):
+  match = "give load tokenizer=PATH of a copy of there, and here"
+  with pytest.raises(UserError, match=match):
     siglip_jax.load(FOLDER).encode_text(["a"])
 
 
@@ -216,7 +217,7 @@ def test_places_that_cannot_be_reached(tiny, path, monkeypatch):
       dict(path=tiny.name, weights=path),
       dict(path=tiny.name, weights=NPZ, tokenizer=path),
   ):
-    with pytest.raises(UserError, match="cannot be reached: .* gcsfs"):
+    with pytest.raises(UserError, match="cannot be reached: .*gcsfs"):
       siglip_jax.load(**options)
 
 
@@ -278,7 +279,7 @@ MISTAKES = [
     (lambda p, t: (pickled(p / "p.npz"),), {}, "is a Python pickle"),
     (lambda p, t: (pickles_inside(p / "o.npz"),), {}, "no plain array"),
     (lambda p, t: (NPZ,), {"weights": NPZ}, "weights= goes with the name"),
-    (lambda p, t: (FOLDER,), {"variant": "tiny-b8-32"}, "needs no variant"),
+    (lambda p, t: (FOLDER,), {"variant": "tiny-b8-32"}, "not tiny-b8-32's"),
     (lambda p, t: (NPZ,), {"variant": "siglip-b16-256"}, "weights are tiny-b8"),
     (lambda p, t: (NPZ,), {"variant": "nonesuch"}, "no released model 'nones"),
     (
@@ -318,7 +319,7 @@ def test_texts_without_a_tokenizer_say_where_it_is(tiny):
   model.encode_image([np.zeros((5, 7, 3), np.uint8)])  # needs none
   with pytest.raises(UserError, match="tokenizer=PATH .*gs://somewhere/tiny"):
     model.encode_text(["a"])
-  with pytest.raises(UserError, match="holds no tokenizer"):
+  with pytest.raises(UserError, match="without a tokenizer"):
     siglip_jax.load(FOLDER).classify([np.zeros((5, 7, 3), "u1")], ["a"])
 
 
@@ -345,8 +346,8 @@ def test_another_models_tokenizer_is_refused(tiny, fake_tokenizer):
         ("--model=PICKLE", "pickle.npz is a Python pickle"),
         ("--model=siglip-b16-256", "siglip-b16-256 needs weights=PATH"),
         ("--model=siglip-b16-256 --weights=NPZ", "not siglip-b16-256's"),
-        ("--model=siglip-b16-256 --weights=GONE", "expected big_vision's .npz"),
-        ("--model=FOLDER", "holds no tokenizer"),
+        ("--model=siglip-b16-256 --weights=GONE", "gone: expected a workdir"),
+        ("--model=FOLDER", "without a tokenizer"),
         ("--model=TRUNCATED", "model.safetensors is damaged or incomplete"),
     ],
 )

@@ -13,6 +13,7 @@ from test_step import config
 from siglip_jax import init
 from siglip_jax import sharding
 from siglip_jax import tree
+from siglip_jax import weights as weights_lib
 from siglip_jax.errors import UserError
 from siglip_jax.init import fit
 from siglip_jax.models.two_towers import TwoTowers
@@ -21,7 +22,6 @@ from siglip_jax.weights import big_vision
 from siglip_jax.weights import layouts
 from siglip_jax.weights import old_vits
 from siglip_jax.weights import places
-from siglip_jax.weights import reader
 
 SPEC = dict(image="decode", text='tokenize(8, model="t")', tokenizer_digest="d")
 
@@ -275,21 +275,23 @@ def test_the_table_is_short_and_says_what_became_of_all(params, tmp_path):
 
 
 def test_another_tokenizer_is_refused_unless_its_embedding_stays_out(params):
-  there = reader.Weights(
+  there = weights_lib.Weights(
+      path="x",
+      kind="workdir",
       params=params,
       image="decode",
       text="lower|tokenize(8, model='u')",
       tokenizer_digest="e",
   )
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(weights, "read", lambda path: there)
+    patch.setattr(weights_lib, "read", lambda path: there)
     section = {"txt": dict(path="x")}
     with pytest.raises(UserError, match="trained with another tokenizer"):
       init.read(section, shapes(), SPEC)
     section["txt"]["dont_load"] = ["Embed_0/.*"]
     _, notes = init.read(section, shapes(), SPEC)
   (note,) = notes
-  assert note.startswith("txt: x is used to texts prepared by lower|")
+  assert note.startswith("txt: x was trained with text preprocessing lower|")
 
 
 def test_files_elsewhere_are_copied_and_left_no_trace(npz, params, tmp_path):
@@ -310,18 +312,18 @@ def test_of_a_workdir_elsewhere_only_the_newest_parameters_are_copied(trained):
     parts = {p.name for p in (path / "checkpoints" / "12").iterdir()}
   assert steps == ["12"] and parts == {"about", "params", "spec"}
   assert_trees_equal(
-      reader.read("memory://runs/trained").params,
-      reader.read(str(trained)).params,
+      weights_lib.read("memory://runs/trained").params,
+      weights_lib.read(str(trained)).params,
   )
 
 
 @pytest.mark.parametrize(
     "path, match",
     [
-        ("memory://bucket/gone.npz", "gone.npz cannot be read: FileNotFound"),
-        ("elsewhere://x.npz", "needs a package .*not installed: Install it"),
-        ("nosuch://bucket/x.npz", "cannot be read: .*Protocol not known"),
-        ("/gone", "nothing at /gone: expected the workdir"),
+        ("memory://bucket/gone.npz", "no memory://bucket/gone.npz: expected"),
+        ("elsewhere://x.npz", "cannot be reached: ImportError: Install it"),
+        ("nosuch://bucket/x.npz", "cannot be reached: .*Protocol not known"),
+        ("/gone", "no /gone: expected a workdir"),
         ("{tmp}", "holds no weights that are known"),
         ("{tmp}/text.npz", "text.npz is no .npz"),
         ("{tmp}/run", "no checkpoint in .*run/checkpoints"),
@@ -334,11 +336,11 @@ def test_what_cannot_be_read_is_one_line(tmp_path, path, match):
   (tmp_path / "text.npz").write_text("hello")
   (tmp_path / "run" / "checkpoints").mkdir(parents=True)
   with pytest.raises(UserError, match=match):
-    reader.read(path.format(tmp=tmp_path))
+    weights_lib.read(path.format(tmp=tmp_path))
 
 
 def test_a_transformers_folder_gives_towers_and_how_to_feed_them():
-  found = reader.read("tests/fixtures/hf_siglip_tiny")
+  found = weights_lib.read("tests/fixtures/hf_siglip_tiny")
   assert set(found.params) == {"img", "txt", "t", "b"}
   assert "value_range(-1" in found.image and "tokenize" in found.text
   assert found.params["t"].shape == found.params["b"].shape == (1,)

@@ -104,7 +104,7 @@ from siglip_jax.multihost import parent
 def main():
   print("begun", os.getpid(), flush=True)
   {body}
-sys.exit(parent.run(main))
+sys.exit(parent.watch(main))
 """
 
 

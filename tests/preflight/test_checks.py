@@ -71,7 +71,7 @@ def test_a_worker_that_differs_is_named(run, tmp_path, different, words):
 
 
 def test_a_workdir_that_is_not_shared_is_refused(run, tmp_path, monkeypatch):
-  monkeypatch.setattr(ready, "_TOKEN_SECONDS", 0.2)
+  monkeypatch.setattr(checks, "_TOKEN_SECONDS", 0.2)
   with pytest.raises(UserError, match="that all share.*not seen by worker 1"):
     # What worker 0 wrote is on another disk.
     peers = Two(index=1, token=".preflight_0", token_seen=True)
@@ -117,7 +117,8 @@ def test_digests_follow_what_they_are_of(tmp_path, monkeypatch):
   assert checks.config_digest(config) != before
 
   (tmp_path / "a.py").write_text("x = 1\n")
-  monkeypatch.setattr(ready, "__file__", str(tmp_path / "ready.py"))
+  file = tmp_path / "preflight" / "checks.py"
+  monkeypatch.setattr(checks, "__file__", str(file))
   before = checks.code_digest()
   (tmp_path / "a.py").write_text("x = 2\n")
   assert checks.code_digest() != before

@@ -4,7 +4,6 @@ from pathlib import Path
 import pickle
 import zipfile
 
-from etils import epath
 import ml_dtypes
 import numpy as np
 import pytest
@@ -159,14 +158,3 @@ def test_a_path_that_is_not_there_or_a_folder(tmp_path):
     big_vision.read(tmp_path / "gone.npz")
   with pytest.raises(UserError, match=f"{tmp_path} is a folder"):
     big_vision.read(tmp_path)
-
-
-def test_a_bucket_that_cannot_be_reached_is_named(monkeypatch):
-  def exists(path):
-    raise ImportError("Please install gcsfs")
-
-  monkeypatch.setattr(epath.Path("gs://a").__class__, "exists", exists)
-  with pytest.raises(
-      UserError, match="gs://a/b.npz cannot be .* install gcsfs"
-  ):
-    big_vision.read("gs://a/b.npz")

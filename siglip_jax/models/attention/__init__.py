@@ -22,13 +22,10 @@ from jaxtyping import Array
 from jaxtyping import Float
 
 from siglip_jax.errors import UserError
-from siglip_jax.models.attention import blocks as blocks
-from siglip_jax.models.attention import calls as calls
+from siglip_jax.models.attention import blocks
+from siglip_jax.models.attention import calls
+from siglip_jax.plan import chips
 from siglip_jax.sharding import BATCH_AXES
-
-# MiB of a core; the compiler refuses more. Kinds not listed get the least.
-_VMEM = {"TPU v5": 64, "TPU v5 lite": 128, "TPU v6 lite": 128}
-_UNSUPPORTED = ("TPU v2", "TPU v3")  # Mosaic does not compile the kernels
 
 
 def fused_attention(
@@ -48,7 +45,7 @@ def fused_attention(
   Raises:
     UserError: the sequence does not fit in VMEM, or the TPU is a v2 or v3.
   """
-  if _kind() in _UNSUPPORTED:
+  if not _chip().kernels:
     raise UserError(
         f"Fused attention does not compile for {_kind()}: use attention='xla'."
     )
@@ -118,7 +115,7 @@ def is_chosen(attention: str, x: Float[Array, "B L D"], num_heads: int) -> bool:
   """
   if attention != "auto":
     return attention == "fused"
-  return on_tpu() and _kind() not in _UNSUPPORTED and _fits(x, num_heads)
+  return on_tpu() and _chip().kernels and _fits(x, num_heads)
 
 
 def row_major(x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
@@ -165,13 +162,13 @@ def _kind() -> str:
   return device.device_kind if device else ""
 
 
+def _chip() -> chips.Chip:
+  return chips.of_kind(_kind())
+
+
 def _device(interpret: bool = False) -> calls.Device:
-  kind = _kind()
-  return calls.Device(
-      vmem=_VMEM.get(kind, 16),
-      mxu=256 if kind.startswith("TPU v6") else 128,
-      interpret=interpret,
-  )
+  chip = _chip()
+  return calls.Device(vmem=chip.vmem, mxu=chip.mxu, interpret=interpret)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
