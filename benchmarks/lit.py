@@ -1,12 +1,13 @@
-"""A step of locked-image tuning: on embeddings made once, beside online.
+"""Compares a step of locked-image tuning on stored embeddings and on images.
 
   python benchmarks/lit.py                        measured, on this CPU
   python benchmarks/lit.py --topology=v4:2x2x1    by the TPU compiler, no TPU
 
-Both forms train the same text tower on the same batch; online, the locked image
-tower encodes the images in every step. On the CPU: towers of width 384 and 12
-layers, images of 224 px in patches of 16, float32. --online.KEY=VALUE and
---cached.KEY=VALUE change the configs that are compiled.
+Both forms train the same text tower on the same batch. The cached form reads
+stored embeddings; in the online form the locked image tower encodes the images
+in every step. Sizes on the CPU: towers of width 384 with 12 layers, images of
+224 px in patches of 16, float32. --online.KEY=VALUE and --cached.KEY=VALUE
+change the configs that are compiled for a topology.
 """
 
 from collections.abc import Callable
@@ -28,9 +29,9 @@ from siglip_jax.plan import estimate
 from siglip_jax.plan import topology
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Compile for this slice.")
-_STEPS = flags.DEFINE_integer("steps", 7, "Timed steps of each.")
-_BATCH = flags.DEFINE_integer("batch", 32, "Examples a step, on the CPU.")
-_LENGTH = flags.DEFINE_integer("length", 16, "Tokens a text, on the CPU.")
+_STEPS = flags.DEFINE_integer("steps", 7, "Timed steps of each form.")
+_BATCH = flags.DEFINE_integer("batch", 32, "Examples per step, on the CPU.")
+_LENGTH = flags.DEFINE_integer("length", 16, "Tokens per text, on the CPU.")
 _ONLINE = config_flags.DEFINE_config_file("online", "configs/l256_lit.py")
 _CACHED = config_flags.DEFINE_config_file(
     "cached", "configs/l256_lit.py:embeddings=any"
@@ -39,7 +40,7 @@ _COLUMNS = ("form", "step", "x cached", "memory", "x cached")
 
 
 def small(embedded: bool) -> ml_collections.ConfigDict:
-  """What is measured."""
+  """Returns the small config that is measured on the CPU."""
   c = ml_collections.ConfigDict()
   c.seed, c.total_steps, c.microbatch = 0, 1000, 0
   c.batch_size, c.image_size, c.text_len = _BATCH.value, 224, _LENGTH.value
@@ -59,7 +60,7 @@ def small(embedded: bool) -> ml_collections.ConfigDict:
 
 
 def prepared(embedded: bool) -> tuple[Callable[[], None], float]:
-  """A step to be timed, and its bytes by the compiler."""
+  """Returns a step to time, and its memory in bytes by the compiler."""
   run = run_lib.Run(small(embedded), sharding.make_mesh())
   rng, shapes = np.random.default_rng(0), run.batch_shapes()
   batch = {
@@ -84,7 +85,7 @@ def prepared(embedded: bool) -> tuple[Callable[[], None], float]:
 
 
 def measured() -> rich_table.Table:
-  """Median times of both, which take turns."""
+  """Returns the median times of both forms, which take turns."""
   steps = {"cached": prepared(True), "online": prepared(False)}
   times = {name: [] for name in steps}
   for _ in range(_STEPS.value + 2):  # two to warm up
@@ -107,7 +108,7 @@ def measured() -> rich_table.Table:
 
 
 def compiled() -> rich_table.Table:
-  """Estimated times of both on a slice, and peak memory a chip."""
+  """Returns estimated times and peak memory per chip of both on a slice."""
   where = topology.get(_TOPOLOGY.value)
   plans = {}
   for name, flag in (("cached", _CACHED), ("online", _ONLINE)):

@@ -1,9 +1,9 @@
-"""The sigmoid loss and its gradients, four ways, side by side.
+"""Compares four ways to compute the sigmoid loss and its gradients.
 
   python benchmarks/loss.py                        measured, on 8 CPU devices
   python benchmarks/loss.py --topology=v4:2x2x1    by the TPU compiler, no TPU
 
-Ratios are to the dense loss of the same run.
+Ratios are relative to the dense loss in the same run.
 """
 
 from collections.abc import Callable
@@ -29,13 +29,13 @@ from siglip_jax.plan import topology
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Compile for this slice.")
 _ROWS = flags.DEFINE_list("rows", None, "Global batch sizes.")
 _WIDTH = flags.DEFINE_integer("width", None, "Width of the embeddings.")
-_BLOCKS = flags.DEFINE_list("blocks", [], "More block sizes of the ring.")
-_REPEATS = flags.DEFINE_integer("repeats", 9, "Timed calls of each.")
+_BLOCKS = flags.DEFINE_list("blocks", [], "Further ring block sizes.")
+_REPEATS = flags.DEFINE_integer("repeats", 9, "Timed calls of each loss.")
 _AXES = sharding.BATCH_AXES
 
 
 def all_gather(zimg, ztxt, t_prime, b, *, mesh):
-  """Every device gathers all texts and scores its images (open_clip's way)."""
+  """Gathers all texts on every device, which scores its images (open_clip)."""
 
   def local(zimg, ztxt, t_prime, b):
     texts = jax.lax.all_gather(ztxt, _AXES, tiled=True)
@@ -49,7 +49,7 @@ def all_gather(zimg, ztxt, t_prime, b, *, mesh):
 
 
 def plain_ring(zimg, ztxt, t_prime, b, *, mesh):
-  """A chunk a hop, differentiated by JAX, recomputed in the backward pass."""
+  """Scores a chunk per hop; JAX differentiates it, recomputing the chunks."""
   n = mesh.size
   neighbour = [(i, (i + 1) % n) for i in range(n)]
 
@@ -83,7 +83,7 @@ def _sharded(local, mesh):
 
 
 def ways(mesh: jax.sharding.Mesh, blocks: Sequence[str]) -> dict[str, Callable]:
-  """Name -> loss."""
+  """Returns the losses to compare, by name."""
   ring = functools.partial(losses.ring_sigmoid_loss, mesh=mesh, axis=_AXES)
   return {
       "dense": losses.sigmoid_loss,
@@ -97,7 +97,7 @@ def ways(mesh: jax.sharding.Mesh, blocks: Sequence[str]) -> dict[str, Callable]:
 
 
 def lower(loss: Callable, mesh, rows: int, width: int, dtype):
-  """Value and all four gradients, on shapes."""
+  """Lowers a loss with all four of its gradients, from shapes alone."""
   own, one = NamedSharding(mesh, P(_AXES)), NamedSharding(mesh, P())
   z = jax.ShapeDtypeStruct((rows, width), dtype, sharding=own)
   s = jax.ShapeDtypeStruct((), jnp.float32, sharding=one)
@@ -109,7 +109,7 @@ def lower(loss: Callable, mesh, rows: int, width: int, dtype):
 
 
 def compiled_table(name: str, all_rows, width: int) -> rich_table.Table:
-  """Peak memory and estimated cycles of each way on a slice."""
+  """Returns the peak memory and estimated cycles of each loss on a slice."""
   where = topology.get(name)
   mesh = sharding.make_mesh(devices=where.devices)
   table = _table(f"{name}, {width} wide, bfloat16, by the TPU compiler")
@@ -129,7 +129,10 @@ def compiled_table(name: str, all_rows, width: int) -> rich_table.Table:
 
 
 def measured_table(all_rows, width: int) -> rich_table.Table:
-  """Memory and median time of each way on eight CPU devices, in turns."""
+  """Returns memory and median time of each loss on eight CPU devices.
+
+  The losses take turns.
+  """
   mesh = sharding.make_mesh()
   own = NamedSharding(mesh, P(_AXES))
   table = _table(f"8 CPU devices, {width} wide, float32, measured")

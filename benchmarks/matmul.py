@@ -1,9 +1,10 @@
-"""The matrix products of a transformer layer on this CPU, XLA beside PyTorch.
+"""Compares XLA's and PyTorch's matrix products of a transformer layer on CPU.
 
   pip install -e '.[parity]' && python benchmarks/matmul.py
 
-What bounds inference.py and train_step.py. B/16 on 8 images of 256 tokens, in
-float32: forward, the gradient of the input and of the weights, in GFLOP/s.
+These products bound inference.py and train_step.py. Sizes are those of B/16 on
+8 images of 256 tokens, in float32. Each is timed in the forward pass and for
+the gradients of the input and of the weights, in GFLOP/s.
 """
 
 from collections.abc import Callable
@@ -22,12 +23,12 @@ from rich import table as rich_table
 from siglip_jax import cli
 
 _ROUNDS = flags.DEFINE_integer(
-    "rounds", 15, "Calls each, after one unmeasured."
+    "rounds", 15, "Timed calls of each, after one unmeasured."
 )
 
 _TOKENS = 2048
 _LAYERS = {"attention": (768, 768), "MLP, in": (768, 3072), "out": (3072, 768)}
-# Which axis of the first and of the second matrix is summed over.
+# Pass -> first matrix, its summed axis, second matrix, its summed axis.
 _PASSES = {
     "forward": ("x", 1, "w", 0),
     "input's gradient": ("y", 1, "w", 1),
@@ -36,7 +37,7 @@ _PASSES = {
 
 
 def xla(a: np.ndarray, i: int, b: np.ndarray, j: int) -> Callable[[], object]:
-  """Their product over axes i and j."""
+  """Returns a call that multiplies a and b in XLA, summing axes i and j."""
   product = jax.jit(
       lambda a, b: jax.lax.dot_general(a, b, (((i,), (j,)), ((), ())))
   )
@@ -45,7 +46,7 @@ def xla(a: np.ndarray, i: int, b: np.ndarray, j: int) -> Callable[[], object]:
 
 
 def torch(a: np.ndarray, i: int, b: np.ndarray, j: int) -> Callable[[], object]:
-  """The same in PyTorch."""
+  """Returns a call that does the same in PyTorch."""
   import torch  # pylint: disable=redefined-outer-name
 
   x, y = torch.from_numpy(a), torch.from_numpy(b)
@@ -79,7 +80,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def seconds(call: Callable[[], object]) -> float:
-  """The median of a row of calls: PyTorch's threads spin a while after each."""
+  """Returns the median time of consecutive calls.
+
+  The calls of XLA and PyTorch do not alternate, because PyTorch's threads spin
+  a while after each call.
+  """
   call()
   time.sleep(0.5)
   found = []

@@ -1,9 +1,9 @@
-"""Peak memory of a train step over the batch size, by the TPU compiler.
+"""Peak memory of a train step by batch size, from the TPU compiler.
 
   python benchmarks/memory.py --config=configs/l256_lit.py
 
-With microbatches it should grow by the inputs, the embeddings and the loss's
-blocks alone. Blocks are scanned here, which compiles fast.
+With microbatches, only the inputs, the embeddings and the loss's blocks should
+grow with the batch. Transformer blocks are scanned here, which compiles fast.
 """
 
 from absl import app
@@ -18,14 +18,14 @@ from siglip_jax.plan import estimate
 from siglip_jax.plan import topology
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/b16_4k.py")
-_TOPOLOGY = flags.DEFINE_string("topology", "v4:2x2x1", "The slice.")
+_TOPOLOGY = flags.DEFINE_string("topology", "v4:2x2x1", "Slice to compile for.")
 _BATCHES = flags.DEFINE_list(
     "batches", [4096, 32768, 131072], "Global batch sizes."
 )
 
 
 def main(argv):
-  """Prints one line a batch size."""
+  """Prints one line per batch size."""
   del argv
   jax.config.update("jax_platforms", "cpu")
   where = topology.get(_TOPOLOGY.value)
@@ -37,7 +37,7 @@ def main(argv):
     with config.unlocked():
       config.batch_size = batch
       config.model.scan = True
-      # Schedules count in steps; the shortest run has to hold its warm-up.
+      # Schedules count in steps, so even the shortest run must fit its warm-up.
       config.total_steps = max(config.total_steps, 100_000)
     run, lowered = estimate.lower(config, where)
     plan = estimate.compile_plan(run, lowered, where)

@@ -1,10 +1,10 @@
-"""What bfloat16 logits cost: errors of the loss and of its gradients.
+"""The cost of bfloat16 logits: errors of the loss and its gradients.
 
   python benchmarks/precision.py
 
 A TPU's default matmul rounds float32 embeddings to bfloat16 (`loss.dtype` does
-so explicitly). Here the same rounding is done on the CPU, against float32
-arithmetic, for pairs as they are at the start and late in training.
+so explicitly). This benchmark rounds in the same way on the CPU and compares
+with float32 arithmetic, for pairs typical of the start and of late training.
 """
 
 from absl import app
@@ -18,7 +18,7 @@ from siglip_jax import losses
 
 
 def pairs(rows: int, width: int, cosine: float):
-  """Embeddings whose positives have about this cosine, negatives about 0."""
+  """Returns embeddings; positives have about this cosine, negatives about 0."""
   keys = jax.random.split(jax.random.key(0), 3)
   shared, a, b = (jax.random.normal(k, (rows, width)) for k in keys)
   mix = lambda own: cosine**0.5 * shared + (1 - cosine) ** 0.5 * own

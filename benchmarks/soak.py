@@ -1,11 +1,12 @@
-"""Kills one training run many times, and sees whether it matters.
+"""Kills a training run many times, and checks that the result is the same.
 
   python benchmarks/soak.py --config=configs/emoji.py:steps=400 --kills=20
 
-runs a config once undisturbed and once killed at random: kill -9 and SIGTERM,
-during steps, checkpoints and evaluations, started again each time. It prints
-a tally and ends with status 0 if parameters and losses are the same, bit for
-bit. With --processes=2 each run is two processes, of which one is killed.
+This runs a config twice. One run is undisturbed. The other is killed at random
+and started again each time: with kill -9 and SIGTERM, during steps, checkpoints
+and evaluations. The script prints a tally and ends with status 0 if parameters
+and losses are the same, bit for bit. With --processes=2 each run has two
+processes, of which one is killed.
 """
 
 from collections.abc import Callable
@@ -35,18 +36,18 @@ from siglip_jax.errors import DONE
 from siglip_jax.errors import TRY_AGAIN
 from siglip_jax.errors import UserError
 
-# Starts main with these arguments; what it returns has `pid` and `poll()`.
+# Starts main with these arguments; returns a process with `pid` and `poll()`.
 Launch = Callable[[Sequence[str]], Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kill:
-  """One kill, and how the run took it."""
+  """One kill, and the state of the run after it."""
 
   number: signal.Signals
-  during: str  # what was aimed at: step, checkpoint or evaluation
-  step: int  # the last one logged
-  resumed: int  # the step that the next start goes on from
+  during: str  # the intended moment: step, checkpoint or evaluation
+  step: int  # the last step logged before the kill
+  resumed: int  # the step that the next start resumes from
   statuses: tuple[int, ...]
 
   def right(self) -> bool:
@@ -62,11 +63,11 @@ class Soak:
 
   Args:
     launch: starts a process.
-    arguments: of each start.
-    workdir: of the run.
-    evals: the steps between evaluations.
-    processes: of each start.
-    seed: of what happens when.
+    arguments: arguments of each start.
+    workdir: the run's folder.
+    evals: number of steps between evaluations.
+    processes: number of processes per start.
+    seed: seed for the times and victims of the kills.
   """
 
   def __init__(
@@ -84,7 +85,7 @@ class Soak:
     self.random = random.Random(seed)
 
   def start(self) -> list:
-    """All processes of one start."""
+    """Starts the run, and returns all its processes."""
     arguments = [*self._arguments, f"--workdir={self.workdir}"]
     if self._count == 1:
       return [self._launch(arguments)]
@@ -98,16 +99,22 @@ class Soak:
     ]
 
   def kill(self, during: str, number: signal.Signals, ahead: int) -> Kill:
-    """Starts, and kills `ahead` steps later, in such a moment.
+    """Starts the run, and kills one of its processes.
 
-    Not before there is a new checkpoint: each start goes further than the last.
+    The kill waits for a new checkpoint, so that each start gets further than
+    the one before.
+
+    Args:
+      during: moment of the kill: step, checkpoint or evaluation.
+      number: signal to send.
+      ahead: number of steps to run first.
 
     Raises:
-      RuntimeError: the run ended before.
+      RuntimeError: the run ended before the kill.
     """
     begin, old = self.saved(), self._written()
     processes = self.start()
-    # What is there at first was written by a start that is dead.
+    # The first metrics file found was written by an earlier start.
     while (
         self._written() == old
         or self.saved() == begin
@@ -129,7 +136,7 @@ class Soak:
     )
 
   def finish(self) -> None:
-    """Starts, and lets it run to the end."""
+    """Starts the run, and lets it run to the end."""
     statuses = [wait(p) for p in self.start()]
     if set(statuses) != {DONE}:
       raise RuntimeError(f"{self.workdir}: ended with {statuses}")
@@ -150,12 +157,12 @@ class Soak:
     return max(map(int, re.findall(rb'"step": (\d+), "data/', end)), default=0)
 
   def _written(self) -> int:
-    """Which file the metrics are; each start makes a new one."""
+    """Returns the inode of the metrics file; each start makes a new file."""
     path = self.workdir / "metrics.jsonl"
     return path.stat().st_ino if path.exists() else 0
 
   def saved(self) -> int:
-    """The newest checkpoint's step, 0 if there is none."""
+    """Returns the newest checkpoint's step, or 0 if there is none."""
     steps = (self.workdir / "checkpoints").glob("*")
     return max((int(p.name) for p in steps if p.name.isdigit()), default=0)
 
@@ -171,12 +178,15 @@ WAYS = [
 
 
 def soak(run: Soak, kills: int, total_steps: int) -> list[Kill]:
-  """Kills a run in every way, in random order and at random, and ends it."""
+  """Kills a run in every way, in random order and at random steps.
+
+  After the last kill, the run goes on to its end.
+  """
   ways, done = [], []
   while len(ways) < kills:
     ways += run.random.sample(WAYS, len(WAYS))
   for i, (during, number) in enumerate(ways[:kills]):
-    # So far apart at most that there is room for all.
+    # Limit the distance, so that the remaining kills still have room.
     most = (total_steps - run.saved()) // (kills - i + 1)
     ahead = run.random.randint(1, max(most, 1))
     done.append(run.kill(during, number, ahead=ahead))
@@ -186,28 +196,28 @@ def soak(run: Soak, kills: int, total_steps: int) -> list[Kill]:
 
 
 def wait(process) -> int:
-  """The status of a process that ends by itself, or is about to."""
+  """Waits for a process to end, and returns its status."""
   while (status := process.poll()) is None:
     time.sleep(0.01)
   return status
 
 
 def losses(workdir: Path) -> dict[int, float]:
-  """Of each step that was logged."""
+  """Returns the loss of each logged step."""
   path = workdir / "metrics.jsonl"
   found = {}
   for text in path.read_text().splitlines() if path.exists() else ():
     try:
       line = json.loads(text)
     except json.JSONDecodeError:
-      continue  # Being written, or cut by a kill.
+      continue  # The line is being written, or was cut short by a kill.
     if "train/loss" in line:
       found[line["step"]] = line["train/loss"]
   return found
 
 
 def differences(one: Path, other: Path) -> list[str]:
-  """What is not the same in two finished runs, by name."""
+  """Names the parameters and losses that differ between two finished runs."""
   a, b = (tree.flatten(siglip_jax.load(w).params) for w in (one, other))
   found = [n for n in a if not np.array_equal(a[n], b[n])]
   lines, others = losses(one), losses(other)
@@ -215,7 +225,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def tally(kills: Sequence[Kill], different: Sequence[str]) -> str:
-  """A table of what was done to a run, and what came of it."""
+  """Returns a table of the kills and their outcome, as text."""
   rows = [f"{'during':12} {'signal':8} kills, ended as they should"]
   for during, number in WAYS:
     of = [k for k in kills if (k.during, k.number) == (during, number)]
@@ -228,7 +238,7 @@ def tally(kills: Sequence[Kill], different: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Soaks a config."""
+  """Runs the soak test on a config."""
   del argv
   config = cli.config()
   if config.total_steps // (_KILLS.value + 2) <= _SAVE.value:
@@ -265,18 +275,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def launch(arguments: Sequence[str]) -> subprocess.Popen:
-  """Starts main, silent but for its errors."""
+  """Starts main with its output hidden, except for errors."""
   command = [sys.executable, "-m", "siglip_jax.main", *arguments]
   return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
   _CONFIG = config_flags.DEFINE_config_file(
-      "config", "configs/emoji.py:steps=400", "What to run."
+      "config", "configs/emoji.py:steps=400", "Config to run."
   )
-  _KILLS = flags.DEFINE_integer("kills", 20, "How many.")
+  _KILLS = flags.DEFINE_integer("kills", 20, "Number of kills.")
   _SAVE = flags.DEFINE_integer("save_steps", 10, "Steps between checkpoints.")
   _EVAL = flags.DEFINE_integer("eval_steps", 15, "Steps between evaluations.")
-  _PROCESSES = flags.DEFINE_integer("processes", 1, "Of each start.")
-  _SEED = flags.DEFINE_integer("random_seed", 0, "Of the moments.")
+  _PROCESSES = flags.DEFINE_integer("processes", 1, "Processes per start.")
+  _SEED = flags.DEFINE_integer("random_seed", 0, "Seed of the kills.")
   cli.main(main)

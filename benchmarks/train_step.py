@@ -1,10 +1,10 @@
-"""A train step on this CPU, beside transformers' SiglipModel with AdamW.
+"""Compares a train step on this CPU with transformers' SiglipModel and AdamW.
 
   pip install -e '.[parity]' && python benchmarks/train_step.py
 
-SigLIP S/16 at 224 px, 64 tokens, batch 16, float32. Each side runs in its own
-process and the two take turns, one step each, so that a busy machine slows
-both. Peak memory is the process's largest resident set.
+The model is SigLIP S/16 at 224 px, with 64 tokens, batch 16, in float32. Each
+side runs in its own process. The two take turns, one step each, so that a busy
+machine slows both. Peak memory is the process's largest resident set.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from rich import console as rich_console
 from rich import progress as rich_progress
 
 _STEPS = flags.DEFINE_integer("steps", 15, "Timed steps of each side.")
-_BATCH = flags.DEFINE_integer("batch", 16, "Examples a step.")
+_BATCH = flags.DEFINE_integer("batch", 16, "Examples per step.")
 _SIDE, _LENGTH, _VOCAB = 224, 64, 32_000
 _LR, _WD = 1e-4, 1e-4
 
 
 def batches(size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """The same random images (uint8) and texts on both sides."""
+  """Yields random images (uint8) and texts, the same on both sides."""
   rng = np.random.default_rng(0)
   while True:
     image = rng.integers(0, 256, (size, _SIDE, _SIDE, 3), np.uint8)
@@ -35,7 +35,7 @@ def batches(size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def ours(size: int) -> Callable[[], float]:
-  """This project's own step, as `main` runs it."""
+  """Returns this project's own step, as `main` runs it."""
   import jax
   import ml_collections
 
@@ -72,7 +72,7 @@ def ours(size: int) -> Callable[[], float]:
 
 
 def theirs(size: int) -> Callable[[], float]:
-  """transformers and torch: the usual loop, with its faster AdamW."""
+  """Returns a step of transformers and torch: the usual loop, fused AdamW."""
   import torch
   import transformers
 
@@ -114,7 +114,7 @@ def theirs(size: int) -> Callable[[], float]:
 
 
 def _serve(make, size: int, pipe) -> None:
-  """Runs a step whenever asked; answers (seconds, loss, peak bytes)."""
+  """Runs a step on each request, and sends (seconds, loss, peak bytes)."""
   step = make(size)
   while pipe.recv():
     begin = time.perf_counter()

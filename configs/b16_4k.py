@@ -1,10 +1,11 @@
 """SigLIP B/16 from scratch, batch 4096, on four TPU v4 chips.
 
-The first row of the widely read summary table (SigLIP B/16, 4 TPU v4, 2 days,
-79.7 % ImageNet zero-shot, batch 4k). That figure is the paper's for SigLiT with
-a frozen B/8 tower (`b8_lit.py`); "a Base CLIP model at 4k batch size on four
-chips" is its abstract's, without a figure. What differs: the data. The paper's
-WebLI is private; put your own image-text pairs under `data.name`.
+It follows the first row of the table in README.md, "The summary" (SigLIP B/16,
+4 TPU v4, 2 days, 79.7 % ImageNet zero-shot, batch 4k). The paper reports 79.7 %
+for SigLiT with a frozen B/8 tower (`b8_lit.py`). Its abstract mentions "a Base
+CLIP model at 4k batch size on four chips", but gives no figure for it. The data
+differ: the paper's WebLI is private, so put your own image-text pairs under
+`data.name`.
 """
 
 import os
@@ -18,9 +19,9 @@ def get_config(arg=None):
   arg = parse_arg(arg, res=224, text_len=16)
   c = ml_collections.ConfigDict()
   c.seed = 0
-  c.total_steps = 586_000  # 2.4 G examples, the paper's B/16 run
+  c.total_steps = 586_000  # 2.4 G examples, as the paper's B/16 run
   c.batch_size = 4096
-  c.microbatch = 0  # fits as it is; smaller ones save memory, not time
+  c.microbatch = 0  # the batch fits; microbatches save memory, not time
   c.image_size = arg.res
   c.text_len = arg.text_len  # 16 in the ablations, 64 in the released models
   c.log_steps = 50
@@ -49,17 +50,18 @@ def get_config(arg=None):
       temperature_init=10.0,
       bias_init=-10.0,
       dtype="bfloat16",
-      scan=False,  # 4 % faster than a scan, and slower to compile
+      scan=False,  # 4 % faster than a scan, but slower to compile
       remat="full",
       attention="auto",  # fused on TPUs
   )
-  # A TPU's matmul rounds to bfloat16 in any case; this halves the traffic.
+  # TPU matmuls round to bfloat16 anyway; doing it here halves the traffic.
   c.loss = dict(name="ring_sigmoid", dtype="bfloat16")
   c.optim = dict(
       name="adam",
       lr=1e-3,
       wd=1e-4,
-      options=dict(b2=0.95, mu_dtype="bfloat16"),  # 0.999 spikes (section 4.9)
+      # b2=0.999 causes spikes (section 4.9).
+      options=dict(b2=0.95, mu_dtype="bfloat16"),
       schedule=[(".*", dict(decay="cosine", warmup_steps=10_000))],
       clip_norm=1.0,
   )

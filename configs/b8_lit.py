@@ -1,12 +1,13 @@
 """SigLiT: ViT-B/8 locked, 12-layer L text tower, batch 32768, four v4 chips.
 
-The paper's own 79.7 % row (1 day): a public ViT-AugReg-B/8 locked, a text tower
-of width L and 12 layers, Lion, weight decay 1e-7, 6.5k warm-up steps to 1e-4,
-cosine to 0, 65k steps. What differs: the data.
+It follows the paper's own 79.7 % row (1 day): a locked public ViT-AugReg-B/8; a
+text tower of width L with 12 layers; Lion with weight decay 1e-7; 65k steps, of
+which 6.5k warm up to 1e-4, followed by a cosine to 0. The data differ.
 
-`tower=WEIGHTS` runs the locked tower in every step. To run it once, as the
-paper did, give that to `python -m siglip_jax.embed` with --split=train and
---out=DIR, again with --split=validation and --out=OTHER, and train
+`tower=WEIGHTS` runs the locked tower in every step. To run it only once, as the
+paper did, pass `--config=configs/b8_lit.py:tower=WEIGHTS` to
+`python -m siglip_jax.embed`, first with --split=train --out=DIR and then with
+--split=validation --out=OTHER. Then train with
 `configs/b8_lit.py:embeddings=DIR,eval_embeddings=OTHER`.
 """
 
@@ -22,9 +23,9 @@ def get_config(arg=None):
       arg,
       res=224,
       text_len=16,
-      tower="",  # weights of the locked tower: see config.init
-      embeddings="",  # what `siglip_jax.embed` made of the data with them
-      eval_embeddings="",  # and of the split validation
+      tower="",  # weights of the locked tower, for config.init
+      embeddings="",  # folder that `siglip_jax.embed` wrote for training
+      eval_embeddings="",  # the same for the validation split
   )
   c = ml_collections.ConfigDict()
   c.seed = 0
@@ -68,7 +69,7 @@ def get_config(arg=None):
       attention="auto",  # fused on TPUs
       embedded=bool(arg.embeddings),
   )
-  # A TPU's matmul rounds to bfloat16 in any case; this halves the traffic.
+  # TPU matmuls round to bfloat16 anyway; doing it here halves the traffic.
   c.loss = dict(name="ring_sigmoid", dtype="bfloat16")
   c.optim = dict(
       name="lion",
@@ -79,7 +80,7 @@ def get_config(arg=None):
       clip_norm=1.0,
   )
   if not arg.embeddings:
-    # Locked: no gradient, no optimizer memory.
+    # The locked tower needs no gradient and no optimizer memory.
     c.optim.schedule.insert(0, ("img/.*", None))
   if arg.tower:
     c.init = dict(img=dict(path=arg.tower))
@@ -88,7 +89,7 @@ def get_config(arg=None):
   c.evals = ml_collections.ConfigDict()
   if arg.eval_embeddings:
     captions = dict(embeddings=arg.eval_embeddings)
-  # Without an image tower only what was embedded can be evaluated.
+  # Without an image tower, only stored embeddings can be evaluated.
   if arg.eval_embeddings or not arg.embeddings:
     c.evals.captions = dict(
         type="retrieval",

@@ -1,8 +1,9 @@
 """CLIP B/16: softmax loss, batch 32768, on 32 TPU v3 chips.
 
-The third row of the widely read summary table (CLIP B/16, 32 TPU v3, 12 days,
-76.2 % ImageNet zero-shot, batch 32k), the baseline. What differs from SigLIP:
-the loss, no bias, and a temperature that starts at 1 / 0.07.
+It follows the third row of the table in README.md, "The summary": the baseline
+(CLIP B/16, 32 TPU v3, 12 days, 76.2 % ImageNet zero-shot, batch 32k). Unlike
+SigLIP it has the softmax loss, no bias, and a temperature that starts at
+1 / 0.07.
 """
 
 import os
@@ -16,7 +17,7 @@ def get_config(arg=None):
   arg = parse_arg(arg, res=224, text_len=64)
   c = ml_collections.ConfigDict()
   c.seed = 0
-  c.total_steps = 390_000  # 12.8 G examples, as CLIP
+  c.total_steps = 390_000  # 12.8 G examples, as in CLIP
   c.batch_size = 32_768
   c.microbatch = 0  # off
   c.image_size = arg.res
@@ -51,13 +52,14 @@ def get_config(arg=None):
       remat="full",
       attention="auto",  # fused on TPUs
   )
-  # A TPU's matmul rounds to bfloat16 in any case; this halves the traffic.
+  # TPU matmuls round to bfloat16 anyway; doing it here halves the traffic.
   c.loss = dict(name="ring_softmax", dtype="bfloat16")
   c.optim = dict(
       name="adam",
       lr=1e-3,
       wd=1e-4,
-      options=dict(b2=0.95, mu_dtype="bfloat16"),  # 0.999 spikes (section 4.9)
+      # b2=0.999 causes spikes (section 4.9).
+      options=dict(b2=0.95, mu_dtype="bfloat16"),
       schedule=[(".*", dict(decay="cosine", warmup_steps=10_000))],
       clip_norm=1.0,
   )

@@ -1,10 +1,11 @@
 """The default run: a small SigLIP on emoji and their names, on two CPU cores.
 
-It follows no published row: SigLIP's loss and towers (arXiv 2303.15343) at a
-size that learns in minutes. `configs/emoji.py:steps=200000` takes an hour.
+It follows no published row: it has SigLIP's loss and towers (arXiv 2303.15343)
+at a size that learns in minutes. `configs/emoji.py:steps=200000` takes an hour.
 
-Chosen on images held out of `train`: means instead of MAP heads, a text tower
-without blocks, and white at 0 each make it learn in fewer examples.
+Three choices each make it learn from fewer examples: mean pooling instead of
+MAP heads, a text tower without blocks, and a value range in which white is 0.
+They were made on images held out of `train`.
 """
 
 import os
@@ -22,7 +23,7 @@ def get_config(arg=None):
   c.batch_size = 32  # steps matter more here than large batches
   c.microbatch = 0
   c.image_size = arg.side  # pixels
-  c.text_len = 16  # tokens; three English names are cut to another's
+  c.text_len = 16  # tokens; when cut, three English names equal another
   c.log_steps = 200
 
   data_dir = os.environ.get("TFDS_DATA_DIR", "data")
@@ -35,9 +36,10 @@ def get_config(arg=None):
   emoji = dict(name="emoji", data_dir=data_dir)
 
   c.data = dict(**emoji, split="train")
-  # White, which is most of an image, is 0: patches begin different. Redrawn,
-  # so that outlined and flat drawings meet; colors help, so jitter is mild.
-  # Never mirrored: some names say left or right.
+  # White, which fills most of an image, is 0, so that patches differ from the
+  # start. `redraw` makes outlined and flat drawings more alike. Colors carry
+  # information, so the jitter is mild. No mirroring: some names say left or
+  # right.
   c.data.pp = (
       f"decode|resize({c.image_size})|affine(8, 0.04, 0.85, 1.05)"
       f"|redraw(0.7)|color_jitter(0.15, 0.0, 0.3)|value_range(-2,0)"
@@ -45,7 +47,7 @@ def get_config(arg=None):
   )
   c.data.max_replaced_share = 0.01
   c.data.num_threads = 2
-  c.data.cache_mb = 100  # all of it: 8 kB an image
+  c.data.cache_mb = 100  # enough for all images, 8 kB each
   c.preprocess = dict(
       image=f"decode|resize({c.image_size})|value_range(-2,0)", text=text
   )
@@ -59,7 +61,8 @@ def get_config(arg=None):
           patch=16,
           pool_type="gap",
       ),
-      # A name is the mean of its pieces: with no block to learn, images do.
+      # A name is the mean of its pieces. With no text blocks to train, the
+      # image tower does the learning.
       text=dict(
           width=128,
           depth=0,
@@ -78,7 +81,7 @@ def get_config(arg=None):
       lr=1e-3,
       wd=1e-4,
       options=dict(b2=0.99),
-      lr_mults=[("t|b", 5.0), (".*", 1.0)],  # far to go in few steps
+      lr_mults=[("t|b", 5.0), (".*", 1.0)],  # t, b must move far in few steps
       schedule=[(".*", dict(decay="cosine", warmup_percent=0.03))],
       clip_norm=1.0,
   )

@@ -1,14 +1,15 @@
-"""LiT on emoji: an image tower that learned from English, locked, and a text
-tower for another script, from scratch.
+"""LiT on emoji: a new text tower for a locked image tower.
 
-It follows no published row: locked-image tuning (arXiv 2111.07991) as SigLIP
-does it (section 4.2), at a size that learns in a minute. `make lit` runs it
-after `make train`, and a run of both towers from scratch beside it.
+The image tower learned from English names. The text tower learns names in
+another script, from scratch. The config follows no published row: it is
+locked-image tuning (arXiv 2111.07991) as SigLIP does it (section 4.2), at a
+size that learns in a minute. `make lit` runs it after `make train`, and for
+comparison also trains both towers from scratch.
 
-`:embeddings=DIR` trains from images that were encoded once, DIR holding a
-folder that `python -m siglip_jax.embed` made of each split. The learning rate
-and plain images instead of augmented ones were chosen on images held out of
-`train`, with a tower that had not seen them either.
+`:embeddings=DIR` trains on images that were encoded once. DIR holds one folder
+for each split, written by `python -m siglip_jax.embed`. The learning rate, and
+plain rather than augmented images, were chosen on images held out of `train`,
+with a tower that had not seen those images either.
 """
 
 import os
@@ -30,7 +31,7 @@ def get_config(arg=None):
   c.batch_size = 256  # without an image tower, larger batches cost little
   c.microbatch = 0
   c.image_size = arg.side  # pixels
-  c.text_len = 16  # tokens; Japanese names take 4, one in a hundred over 11
+  c.text_len = 16  # tokens; Japanese names take 4, 1 in 100 over 11
   c.log_steps = 100
 
   data_dir = os.environ.get("TFDS_DATA_DIR", "data")
@@ -40,7 +41,7 @@ def get_config(arg=None):
       f'lower|tokenize(max_len=16, model="{model}", eos="sticky", pad_value=1)'
   )
   names = f'choice("names/{arg.lang}", outkey="text")|{text}'
-  # Never augmented: the tower has learned what does not matter.
+  # No augmentation: the tower has already learned what does not matter.
   image = f"decode|resize({c.image_size})|value_range(-2,0)"
   c.preprocess = dict(image=image, text=text)
   if arg.embeddings:
@@ -51,7 +52,7 @@ def get_config(arg=None):
     c.data.pp = f'{image}|{names}|keep("image", "text")'
   c.data.max_replaced_share = 0.01
   c.data.num_threads = 2
-  c.data.cache_mb = 100  # all of it
+  c.data.cache_mb = 100  # enough for all images
 
   c.model = dict(
       image=dict(
@@ -81,7 +82,7 @@ def get_config(arg=None):
       lr=3e-3,
       wd=1e-4,
       options=dict(b2=0.99),
-      lr_mults=[("t|b", 5.0), (".*", 1.0)],  # far to go in few steps
+      lr_mults=[("t|b", 5.0), (".*", 1.0)],  # t, b must move far in few steps
       schedule=[(".*", learn)],
       clip_norm=1.0,
   )
@@ -90,9 +91,10 @@ def get_config(arg=None):
   else:
     c.init = dict(img=dict(path=arg.tower, dont_load=()))
     c.optim.schedule = [
-        # Locked. To unlock it for the last fifth instead, with no weight decay
-        # on what is pretrained: dict(decay="cosine", delay_percent=0.8) here,
-        # and wd_mults=[("img/.*", 0.0), (".*/kernel", 1.0), (".*", 0.0)].
+        # Locked. To unlock it for the last fifth of the steps instead, without
+        # weight decay on pretrained weights, write
+        # dict(decay="cosine", delay_percent=0.8) here and
+        # wd_mults=[("img/.*", 0.0), (".*/kernel", 1.0), (".*", 0.0)].
         ("img/.*", None),
         (".*", learn),
     ]

@@ -1,21 +1,24 @@
-"""Fine-tune a released model on a folder of captioned images.
+"""Fine-tuning of a released model on a folder of captioned images.
 
-configs/finetune.py:path=FOLDER,variant=siglip-b16-224,weights=W,tokenizer=T
+  configs/finetune.py:path=FOLDER,variant=siglip-b16-224,weights=W,tokenizer=T
 
 FOLDER is as for configs/folder.py. W is big_vision's .npz or a transformers
-folder, and images and texts are prepared as its publisher does: nothing else
-may be mixed in, so they are the names' own strings. T is the tokenizer's file.
-It follows no published row. What is chosen, and why:
+folder, and T is the tokenizer's file. Images and texts are prepared exactly as
+the publisher of W does, with the variant's own preprocessing strings; nothing
+else may be mixed in.
 
-* No weight decay. It would pull the weights to zero, away from where they are
-  good (arXiv 2303.15343, section 4: better without, on pretrained weights).
-* Both towers learn, slowly; locked=image keeps the image tower, which is LiT
-  and needs a third of the memory, for new texts about known kinds of images;
-  locked=text keeps the text tower, for new images and words that are known.
-* Temperature and bias start where training left them, and learn: at the
-  initial 10 and -10 the first steps would unlearn what the towers can do.
-* Adam's b2 is 0.95, as in pretraining: 0.999 spikes at large batches.
-* No augmentation. Captions may tell left from right, and what a crop cuts off.
+The config follows no published row. Its choices, with reasons:
+
+* No weight decay. It would pull the weights toward zero, away from good values
+  (arXiv 2303.15343, section 4: pretrained weights do better without it).
+* Both towers learn, slowly. locked=image locks the image tower, for new texts
+  about known kinds of images; this is LiT and needs a third of the memory.
+  locked=text locks the text tower, for new images described in known words.
+* Temperature and bias start at their trained values, and learn. If they started
+  at the initial 10 and -10, the first steps would unlearn what the towers know.
+* Adam's b2 is 0.95, as in pretraining; 0.999 causes spikes at large batches.
+* No augmentation. Captions may tell left from right, or mention what a crop
+  would cut off.
 """
 
 from pathlib import Path
@@ -39,7 +42,7 @@ def get_config(arg=None):
       locked="none",
       steps=1000,
       batch=64,
-      microbatch=0,  # more examples than fit: their embeddings alone are kept
+      microbatch=0,  # for a batch that does not fit; only embeddings are kept
       lr=1e-5,
   )
   if arg.locked not in _LOCKED:
@@ -54,7 +57,7 @@ def get_config(arg=None):
         f" prepares its inputs in its own way. Got the file {arg.weights}."
     )
   recipe = variant.big_vision if is_npz else variant.transformers
-  # The recipe names a tokenizer by its kind; here is its file.
+  # The recipe names a kind of tokenizer; replace the name with the file.
   text = recipe.text.replace(f"'{variant.tokenizer}'", repr(arg.tokenizer))
 
   c = ml_collections.ConfigDict()
@@ -70,11 +73,11 @@ def get_config(arg=None):
   c.data.pp = f'{recipe.image}|{text}|keep("image", "text")'
   c.data.max_replaced_share = 0.01
   c.data.num_threads = 2
-  # With the variant named, another tokenizer than its own is refused.
+  # Naming the variant makes the run refuse any tokenizer but the variant's.
   c.preprocess = dict(image=recipe.image, text=text, variant=variant.name)
   c.model = dict(variant.model)
   c.model.scan = True
-  c.model.remat = "full"  # large towers, small machines
+  c.model.remat = "full"  # for large towers on small machines
   parts = ("img", "txt", "t", "b")
   c.init = {part: dict(path=arg.weights) for part in parts}
   c.loss = dict(name="ring_sigmoid")

@@ -1,8 +1,9 @@
-"""Train on a folder of your own images: configs/folder.py:path=my_images.
+"""Training on a folder of your own images: configs/folder.py:path=my_images.
 
-A .txt beside each image, or a captions.jsonl. Train the tokenizer first:
+Captions are in a .txt beside each image, or in a captions.jsonl. Train the
+tokenizer first:
 `python -m siglip_jax.data.tokenizer --path=my_images --out=tokenizer.model`.
-It follows no published row; the towers are small enough for a CPU.
+The config follows no published row; its towers are small enough for a CPU.
 """
 
 import ml_collections

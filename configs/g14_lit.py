@@ -1,11 +1,12 @@
 """SigLiT: ViT-g/14 locked, large text tower, batch 20480, on four TPU v4 chips.
 
-The paper's own 84.5 % row (2 days, 107k steps). What differs: the data, and the
-optimizer, which is that of its B/8 row.
+It follows the paper's own 84.5 % row (2 days, 107k steps). The data differ, and
+the optimizer is the one of the paper's B/8 row.
 
-`tower=WEIGHTS` runs the locked tower in every step. To run it once, as the
-paper did, give that to `python -m siglip_jax.embed` with --split=train and
---out=DIR, again with --split=validation and --out=OTHER, and train
+`tower=WEIGHTS` runs the locked tower in every step. To run it only once, as the
+paper did, pass `--config=configs/g14_lit.py:tower=WEIGHTS` to
+`python -m siglip_jax.embed`, first with --split=train --out=DIR and then with
+--split=validation --out=OTHER. Then train with
 `configs/g14_lit.py:embeddings=DIR,eval_embeddings=OTHER`.
 """
 
@@ -21,15 +22,15 @@ def get_config(arg=None):
       arg,
       res=224,
       text_len=16,
-      tower="",  # weights of the locked tower: see config.init
-      embeddings="",  # what `siglip_jax.embed` made of the data with them
-      eval_embeddings="",  # and of the split validation
+      tower="",  # weights of the locked tower, for config.init
+      embeddings="",  # folder that `siglip_jax.embed` wrote for training
+      eval_embeddings="",  # the same for the validation split
   )
   c = ml_collections.ConfigDict()
   c.seed = 0
   c.total_steps = 107_000
   c.batch_size = 20_480
-  # By `plan`: what is fastest with the image tower, and without.
+  # The fastest settings without and with the image tower, according to `plan`.
   c.microbatch = 0 if arg.embeddings else 1280
   c.image_size = arg.res
   c.text_len = arg.text_len  # 16 in the ablations, 64 in the released models
@@ -68,7 +69,7 @@ def get_config(arg=None):
       attention="auto",  # fused on TPUs
       embedded=bool(arg.embeddings),
   )
-  # A TPU's matmul rounds to bfloat16 in any case; this halves the traffic.
+  # TPU matmuls round to bfloat16 anyway; doing it here halves the traffic.
   c.loss = dict(name="ring_sigmoid", dtype="bfloat16")
   c.optim = dict(
       name="lion",
@@ -79,7 +80,7 @@ def get_config(arg=None):
       clip_norm=1.0,
   )
   if not arg.embeddings:
-    # Locked: no gradient, no optimizer memory.
+    # The locked tower needs no gradient and no optimizer memory.
     c.optim.schedule.insert(0, ("img/.*", None))
   if arg.tower:
     c.init = dict(img=dict(path=arg.tower))
@@ -88,7 +89,7 @@ def get_config(arg=None):
   c.evals = ml_collections.ConfigDict()
   if arg.eval_embeddings:
     captions = dict(embeddings=arg.eval_embeddings)
-  # Without an image tower only what was embedded can be evaluated.
+  # Without an image tower, only stored embeddings can be evaluated.
   if arg.eval_embeddings or not arg.embeddings:
     c.evals.captions = dict(
         type="retrieval",

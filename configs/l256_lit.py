@@ -1,14 +1,16 @@
 """ViT-L/16 at 256 px locked, L text tower, batch 20480, on four TPU v4 chips.
 
-The second row of the widely read summary table (SigLIP-L/256 with LiT, 4 TPU
-v4, 2 days, 84.5 % ImageNet zero-shot, batch 20k). The paper's 84.5 % locks a
-ViT-g/14 (`g14_lit.py`). The schedule is that row's. The row names no length of
-text: 16 tokens are those of the paper's ablations, and fit its two days (`plan`
-says 1.6 with embeddings made once; for `text_len=64` 6.3).
+It follows the second row of the table in README.md, "The summary" (L/256 with
+LiT, 4 TPU v4, 2 days, 84.5 % ImageNet zero-shot, batch 20k). The paper reports
+84.5 % with a locked ViT-g/14 (`g14_lit.py`), whose schedule is used here. The
+table gives no text length. 16 tokens, as in the paper's ablations, fit the
+row's two days: with stored embeddings, `plan` estimates 1.6 days, and 6.3 days
+for `text_len=64`.
 
-`tower=WEIGHTS` runs the locked tower in every step. To run it once, as the
-paper did, give that to `python -m siglip_jax.embed` with --split=train and
---out=DIR, again with --split=validation and --out=OTHER, and train
+`tower=WEIGHTS` runs the locked tower in every step. To run it only once, as the
+paper did, pass `--config=configs/l256_lit.py:tower=WEIGHTS` to
+`python -m siglip_jax.embed`, first with --split=train --out=DIR and then with
+--split=validation --out=OTHER. Then train with
 `configs/l256_lit.py:embeddings=DIR,eval_embeddings=OTHER`.
 """
 
@@ -24,15 +26,16 @@ def get_config(arg=None):
       arg,
       res=256,
       text_len=16,
-      tower="",  # weights of the locked tower: see config.init
-      embeddings="",  # what `siglip_jax.embed` made of the data with them
-      eval_embeddings="",  # and of the split validation
+      tower="",  # weights of the locked tower, for config.init
+      embeddings="",  # folder that `siglip_jax.embed` wrote for training
+      eval_embeddings="",  # the same for the validation split
   )
   c = ml_collections.ConfigDict()
   c.seed = 0
   c.total_steps = 107_000
   c.batch_size = 20_480
-  # What `plan --search` found; with 64 tokens online too much for one go.
+  # Found by `plan --search`. With 64 tokens and the image tower, the batch does
+  # not fit as a whole.
   large = arg.text_len > 16 and not arg.embeddings
   c.microbatch = 1280 if large else 0
   c.image_size = arg.res
@@ -72,7 +75,7 @@ def get_config(arg=None):
       attention="auto",  # fused on TPUs
       embedded=bool(arg.embeddings),
   )
-  # A TPU's matmul rounds to bfloat16 in any case; this halves the traffic.
+  # TPU matmuls round to bfloat16 anyway; doing it here halves the traffic.
   c.loss = dict(name="ring_sigmoid", dtype="bfloat16")
   c.optim = dict(
       name="lion",
@@ -83,7 +86,7 @@ def get_config(arg=None):
       clip_norm=1.0,
   )
   if not arg.embeddings:
-    # Locked: no gradient, no optimizer memory.
+    # The locked tower needs no gradient and no optimizer memory.
     c.optim.schedule.insert(0, ("img/.*", None))
   if arg.tower:
     c.init = dict(img=dict(path=arg.tower))
@@ -92,7 +95,7 @@ def get_config(arg=None):
   c.evals = ml_collections.ConfigDict()
   if arg.eval_embeddings:
     captions = dict(embeddings=arg.eval_embeddings)
-  # Without an image tower only what was embedded can be evaluated.
+  # Without an image tower, only stored embeddings can be evaluated.
   if arg.eval_embeddings or not arg.embeddings:
     c.evals.captions = dict(
         type="retrieval",

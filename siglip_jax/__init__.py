@@ -1,4 +1,4 @@
-"""SigLIP in JAX: `load(path)` for trained models, `losses` to train with."""
+"""SigLIP in JAX: `load(path)` for trained models, `losses` for training."""
 
 import importlib
 from typing import Any
@@ -7,7 +7,8 @@ __version__ = "0.1.0"
 __all__ = ["SigLIP", "load", "losses"]
 
 
-# Loaded on first use: data workers import this package and need no JAX.
+# Imported on first use: the loader's worker processes import this package and
+# do not need JAX.
 def __getattr__(name: str) -> Any:
   if name == "SigLIP":
     return importlib.import_module("siglip_jax.inference.model").SigLIP

@@ -1,8 +1,10 @@
-"""Checkpoints: state, data position and what the weights were trained on.
+"""Saving and restoring checkpoints.
 
-Orbax writes each step into a temporary folder and renames it when whole, in
-the background. Checksums tell whether what is read is what was written. A step
-that cannot be read, or is not the same, is passed over for an older one.
+A checkpoint holds the train state, the data position and a spec of what the
+weights were trained on. Orbax writes each step into a temporary folder in the
+background, and renames the folder when it is complete. Checksums show whether
+the values read are the values written. If a step cannot be read or its
+checksums differ, restoring falls back to an older step.
 """
 
 from collections.abc import Iterator
@@ -25,21 +27,23 @@ from siglip_jax.weights.workdirs import first_line
 from siglip_jax.weights.workdirs import verify
 
 _AGREE_SECONDS = 300.0
-_FULL = [os.strerror(number) for number in NO_ROOM]  # as TensorStore says it
+# TensorStore's errors contain these texts when the disk is full.
+_DISK_FULL = [os.strerror(number) for number in NO_ROOM]
 
 
 class Checkpoints:
   """The checkpoints of one workdir.
 
   Args:
-    workdir: of the run.
-    keep: how many.
-    clean: delete what killed runs left half written; for the run that saves,
-      as another's unfinished work looks the same.
-    peers: all processes; by default those of JAX.
+    workdir: the run's working directory.
+    keep: number of checkpoints to keep.
+    clean: whether to delete half-written checkpoints of killed runs. Only the
+      run that saves may do this, because a checkpoint that another run is still
+      writing looks the same.
+    peers: the run's processes; by default the processes of JAX.
 
   Attributes:
-    workdir: of the run.
+    workdir: the run's working directory.
   """
 
   def __init__(
@@ -59,22 +63,22 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   def steps(self) -> list[int]:
-    """Steps saved, newest first."""
+    """Returns the saved steps, newest first."""
     return sorted(self._manager.all_steps(), reverse=True)
 
   def save(
       self, step: int, state: TrainState, spec: Mapping, evaluated: bool = True
   ) -> None:
-    """Saves in the background; returns when the state may change again.
+    """Saves in the background; returns once the state may change again.
 
     Args:
-      step: number of updates.
-      state: after them.
-      spec: what the weights depend on.
+      step: number of updates made.
+      state: the state after these updates.
+      spec: everything that the weights depend on.
       evaluated: whether the evaluations due at this step are done.
 
     Raises:
-      UserError: the disk is full, perhaps since the save before.
+      UserError: the disk is full; the save that failed may be the previous one.
     """
     if step in self._manager.all_steps():
       return
@@ -91,56 +95,56 @@ class Checkpoints:
         spec=ocp.args.JsonSave(dict(spec)),
         about=ocp.args.JsonSave(about),
     )
-    with self._room():
+    with self._explain_full_disk():
       self._manager.save(step, args=args, force=True)
 
   def restore(self, shapes: TrainState) -> tuple[TrainState, dict, bool] | None:
-    """The newest whole checkpoint, or None where there is none.
+    """Restores the newest readable checkpoint.
 
     Args:
       shapes: the state as ShapeDtypeStructs with shardings.
 
     Returns:
-      The state, the spec, and whether it was evaluated, as saved.
+      (state, spec, evaluated) as saved, or None if there are no checkpoints.
 
     Raises:
       UserError: there are checkpoints, but none can be read.
-      TryAgain: the newest one is damaged for some processes and not for all.
+      TryAgain: a checkpoint is damaged for some processes but not for all.
     """
     items = dict(
         params=ocp.args.StandardRestore(shapes.params),
         rest=ocp.args.StandardRestore(_rest(shapes)),
         spec=ocp.args.JsonRestore(),
     )
-    found = self._newest(items)
-    if found is None:
+    saved = self._newest(items)
+    if saved is None:
       return None
-    state = TrainState(params=found["params"], **found["rest"])
-    return state, found["spec"], found["about"].get("evaluated", True)
+    state = TrainState(params=saved["params"], **saved["rest"])
+    return state, saved["spec"], saved["about"].get("evaluated", True)
 
   def wait(self) -> None:
-    """Returns when all is on disk."""
-    with self._room():
+    """Waits until every save is on disk."""
+    with self._explain_full_disk():
       self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits and releases the threads."""
+    """Waits as `wait` does and releases the threads."""
     self.wait()
     self._manager.close()
 
   def _newest(self, items: Mapping[str, Any]) -> dict[str, Any] | None:
     reasons, steps = {}, self.steps()
     for step in steps:
-      found, problem = {}, ""
+      saved, problem = {}, ""
       try:
-        found = self._read(step, items)
-      # Orbax raises whatever its parts do: OSError, KeyError, ValueError, ...
+        saved = self._read(step, items)
+      # Orbax passes on any error of its parts: OSError, KeyError, ValueError...
       except Exception as e:  # pylint: disable=broad-except
         problem = f"{type(e).__name__}: {first_line(e)}"
-      problem = self._agree(step, problem, last=step == steps[-1])
+      problem = self._gather_problem(step, problem, last=step == steps[-1])
       if not problem:
         self._set_aside(reasons)
-        return found | {"step": step}
+        return saved
       reasons[step] = problem
       logging.warning("Checkpoint %d is unreadable: %s", step, problem)
     if reasons:
@@ -148,29 +152,30 @@ class Checkpoints:
       raise UserError(
           f"No checkpoint in {self._folder} can be read by this config"
           f" ({listed}). If the config changed, use another workdir; if the"
-          " files are damaged, move the folder away to start anew."
+          " files are damaged, move the folder away to start again."
       )
     return None
 
   def _read(self, step: int, items: Mapping[str, Any]) -> dict[str, Any]:
-    """Items of a step, found to be what was saved."""
-    # Those of earlier versions have no checksums.
-    known = (self._folder / str(step) / "about").exists()
-    more = {"about": ocp.args.JsonRestore()} if known else {}
-    args = ocp.args.Composite(**items, **more)
-    found = {"about": {}} | dict(self._manager.restore(step, args=args).items())
-    if known:
-      verify({name: found[name] for name in items}, found["about"])
-    return found
+    """Reads the items of a step and verifies their checksums."""
+    # Checkpoints of earlier versions have no checksums.
+    has_checksums = (self._folder / str(step) / "about").exists()
+    extra = {"about": ocp.args.JsonRestore()} if has_checksums else {}
+    args = ocp.args.Composite(**items, **extra)
+    saved = {"about": {}} | dict(self._manager.restore(step, args=args).items())
+    if has_checksums:
+      verify({name: saved[name] for name in items}, saved["about"])
+    return saved
 
-  def _agree(self, step: int, problem: str, *, last: bool) -> str:
-    """The problem that any process has with a step, "" if none has."""
+  def _gather_problem(self, step: int, problem: str, *, last: bool) -> str:
+    """Returns a problem that some process has with a step, or ""."""
     try:
       problems = self._peers.gather(
           f"restored {step}", problem, seconds=_AGREE_SECONDS
       )
     except TryAgain:
-      # Those that could read it wait for this one, inside Orbax, for ever.
+      # Processes that could read the step wait inside Orbax forever for those
+      # that could not, so the run must restart without this step.
       if problem and not last:
         self._move(step)
       raise TryAgain(
@@ -181,7 +186,7 @@ class Checkpoints:
     return next(filter(None, problems), "")
 
   def _set_aside(self, damaged: Mapping[int, str]) -> None:
-    """Renames damaged steps, so that they can be saved again."""
+    """Renames the folders of damaged steps, so that they can be saved again."""
     if not damaged:
       return
     if self._peers.index == 0:
@@ -199,19 +204,19 @@ class Checkpoints:
       logging.warning("Moved the damaged checkpoint to %s", target)
 
   @contextlib.contextmanager
-  def _room(self) -> Iterator[None]:
-    """Saving in the body; a full disk is the user's to mend."""
+  def _explain_full_disk(self) -> Iterator[None]:
+    """Turns a full disk in the body into a UserError."""
     try:
       yield
     except Exception as e:
-      if not any(reason in str(e) for reason in _FULL):
+      if not any(text in str(e) for text in _DISK_FULL):
         raise
-      # Orbax counts steps that it only began.
-      whole = [s for s in self.steps() if (self._folder / str(s)).is_dir()]
-      left = f"checkpoints/{whole[0]} is whole" if whole else "none is whole"
+      # Orbax also lists steps that it has only started to write.
+      steps = [s for s in self.steps() if (self._folder / str(s)).is_dir()]
+      status = f"checkpoints/{steps[0]} is whole" if steps else "none is whole"
       raise UserError(
           f"The disk is full: a checkpoint could not be saved in {self._folder}"
-          f" ({left}). Free some space and start the same command again."
+          f" ({status}). Free some space and start the same command again."
       ) from e
 
 

@@ -17,7 +17,7 @@ from siglip_jax.inference import flags as model_flags
 def define_flags() -> None:
   """Defines the flags of the command."""
   model_flags.define()
-  flags.DEFINE_list("labels", [], "Labels, with commas between them.")
+  flags.DEFINE_list("labels", [], "Labels, separated by commas.")
   flags.DEFINE_multi_string(
       "template",
       list(prompts.NAME),
@@ -49,20 +49,20 @@ def main(argv: Sequence[str]) -> int:
   if flags.FLAGS.json:
     print(json.dumps(rows, indent=2, ensure_ascii=False))
     return 0
-  # Names may hold [brackets], which are no markup.
-  shown = table.Table()
+  # Text objects, because names may contain [brackets] that are not markup.
+  grid = table.Table()
   for name in ("image", *labels):
-    shown.add_column(text.Text(name), overflow="fold")
+    grid.add_column(text.Text(name), overflow="fold")
   for p, row in zip(images, probabilities, strict=True):
     best = row.max()
-    shown.add_row(
+    grid.add_row(
         text.Text(p),
         *(text.Text(f"{x:.1%}", "bold" if x == best else "") for x in row),
     )
   out = console.Console(highlight=False)
-  if not out.is_terminal:  # and so has no width to fold names to
+  if not out.is_terminal:  # then it has no width to fold names to
     out.width = 10_000
-  out.print(shown)
+  out.print(grid)
   return 0
 
 

@@ -1,4 +1,4 @@
-"""What every command line of the project does around its own main."""
+"""Shared parts of all command lines: flags, --config and error reports."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -34,20 +34,20 @@ def main(
     *,
     arguments: bool = False,
 ) -> None:
-  """Runs a command; bad input is one line on stderr and status 2.
+  """Runs a command; bad input gives one line on stderr and status 2.
 
   Args:
-    function: called with the words of the command line that are not flags.
-    define_flags: defines the command's flags. No import defines one, so any
-      program can import any module and have flags of its own.
-    arguments: whether the command takes words that are not flags.
+    function: called with the command line without its flags.
+    define_flags: defines the command's flags. Importing a module defines none,
+      so any program can import any module and define flags of its own.
+    arguments: whether the command takes arguments that are not flags.
   """
 
   def guarded(argv: Sequence[str]) -> int | None:
     if len(argv) > 1 and not arguments:
       return _fail(f"Unexpected argument {argv[1]!r}: flags start with --.")
     if not flags.FLAGS["verbosity"].present:
-      logging.set_verbosity(logging.WARNING)  # Orbax logs much at INFO
+      logging.set_verbosity(logging.WARNING)  # Orbax logs a lot at INFO
     try:
       return function(argv)
     except (Exception, KeyboardInterrupt) as e:
@@ -63,11 +63,11 @@ def main(
 def define_config(
     fill: Callable[[ml_collections.ConfigDict], None] = lambda _: None,
 ) -> None:
-  """Defines --config and --config.KEY, alike for every command.
+  """Defines --config and --config.KEY, in the same way for every command.
 
   Args:
-    fill: adds what a config file may leave out, so that --config.KEY can set
-      it.
+    fill: adds the settings that a config file may leave out, so that
+      --config.KEY can set them.
   """
   config_flags.DEFINE_config_file(
       "config", None, "configs/NAME.py[:arg=value,...]", lock_config=True
@@ -77,7 +77,7 @@ def define_config(
 
 
 class _FillingParser(flags.ArgumentParser):
-  """A parser of --config that completes the config before overrides."""
+  """A parser of --config that completes the config before any overrides."""
 
   def __init__(self, parser: flags.ArgumentParser, fill: Callable):
     self._parser, self._fill = parser, fill
@@ -93,7 +93,11 @@ class _FillingParser(flags.ArgumentParser):
 
 
 def report(e: BaseException) -> int | None:
-  """Prints why a program ends, in a line; its status, or None for a bug."""
+  """Prints in one line why a program ends.
+
+  Returns:
+    The exit status; None, with nothing printed, if the error is a bug.
+  """
   if isinstance(e, UserError):
     return _fail(str(e))
   if isinstance(e, TryAgain):
@@ -134,7 +138,7 @@ def config() -> ml_collections.ConfigDict:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-  """Flags; --config runs the user's file, so anything may be raised."""
+  """Parses flags; --config runs the user's file, which may raise anything."""
   try:
     return flags.FLAGS(argv)
   except UserError as e:
@@ -149,7 +153,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _in_config(e: Exception) -> str | None:
-  """The line of a config file that raised, if it was one."""
+  """Returns where in a config file `e` was raised, or None if elsewhere."""
   if isinstance(e, SyntaxError):
     return f"{e.filename}, line {e.lineno}: {type(e).__name__}: {e.msg}."
   frames = traceback.extract_tb(e.__traceback__)
@@ -160,17 +164,17 @@ def _in_config(e: Exception) -> str | None:
 
 
 def _no_such_key(e: Exception) -> str:
-  """What ml_collections says of --config.key=value, in a sentence."""
-  said = str(e.args[0]) if e.args else repr(e)
+  """Turns ml_collections' error for --config.key=value into a sentence."""
+  message = str(e.args[0]) if e.args else repr(e)
   # A doubly quoted key, optionally with ml_collections' suggestion.
-  found = re.fullmatch(
-      r'\W*(\w+?)\W*(?:n?Did you mean "(\w+)".*)?', said, re.DOTALL
+  match = re.fullmatch(
+      r'\W*(\w+?)\W*(?:n?Did you mean "(\w+)".*)?', message, re.DOTALL
   )
-  if found is None:
-    return f"--config cannot be used as asked: {said}"
-  hint = f" Did you mean {found[2]!r}?" if found[2] else ""
+  if match is None:
+    return f"--config cannot be used as asked: {message}"
+  hint = f" Did you mean {match[2]!r}?" if match[2] else ""
   return (
-      f"The config file sets no {found[1]!r}, and --config.key=value can only"
+      f"The config file sets no {match[1]!r}, and --config.key=value can only"
       f" change what it sets.{hint}"
   )
 

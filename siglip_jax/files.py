@@ -1,4 +1,4 @@
-"""Files of others, local or remote, and files of ours, which appear whole.
+"""Reading of local and remote files, and atomic writing of local ones.
 
 Remote files (gs://, s3://, hf:// and more) are read through fsspec.
 """
@@ -17,18 +17,18 @@ AnyPath = str | os.PathLike
 
 
 def is_remote(path: AnyPath) -> bool:
-  """Whether a path names a file system, as gs://bucket/file does."""
+  """Whether a path includes a file system, as gs://bucket/file does."""
   return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager
 def reaching(path: AnyPath) -> Iterator[None]:
-  """Reports what goes wrong with a remote path in the body as a UserError."""
+  """Turns any exception in the body into a UserError about a remote path."""
   try:
     yield
   except UserError:
     raise
-  # Each file system has its own exceptions; most are OSErrors, not all. A
+  # File systems raise exceptions of their own, and not all are OSErrors. A
   # missing package is an ImportError.
   except Exception as e:  # pylint: disable=broad-except
     reason = f"{type(e).__name__}: {e}".rstrip(".")
@@ -40,7 +40,7 @@ def reaching(path: AnyPath) -> Iterator[None]:
 
 
 def file_system(path: AnyPath) -> tuple[Any, str]:
-  """Returns fsspec's file system of a remote path, and the path within it."""
+  """Returns the fsspec file system of a remote path, and the path within it."""
   return fsspec.url_to_fs(os.fspath(path))
 
 
@@ -48,7 +48,7 @@ def read_bytes(path: AnyPath) -> bytes | None:
   """Returns the content of a file, or None if there is no file.
 
   Args:
-    path: local, where ~ is the home folder, or remote.
+    path: local or remote path; in a local one, ~ is the home folder.
 
   Raises:
     UserError: the path cannot be reached.
@@ -63,15 +63,16 @@ def read_bytes(path: AnyPath) -> bytes | None:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
-  """Replaces a file by what the body writes, in one move.
+  """Replaces a file with what the body writes, in one move.
 
-  The body writes to the path that it gets. A reader, and a machine that stops
-  at any moment, sees the old file or the new one and never a part. If the body
+  The body writes to the path that it gets. Readers see the old file or the new
+  one and never a part, even if the machine stops at any moment. If the body
   fails, the old file stays.
 
   Args:
-    path: the file.
-    writer: tells apart processes that may write the file at the same time.
+    path: path of the file.
+    writer: suffix of the temporary file, which must differ between processes
+      that may write the file at the same time.
   """
   partial = path.with_name(f"{path.name}{writer}.part")
   partial.unlink(missing_ok=True)
@@ -87,7 +88,7 @@ def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-  """Waits until a file, or the names in a folder, are on disk."""
+  """Waits until a file's content, or a folder's list of names, is on disk."""
   fd = os.open(path, os.O_RDONLY)
   try:
     os.fsync(fd)

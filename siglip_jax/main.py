@@ -1,4 +1,9 @@
-"""python -m siglip_jax.main --config=configs/emoji.py --workdir=runs/emoji."""
+"""Trains and evaluates a config.
+
+  python -m siglip_jax.main --config=configs/emoji.py --workdir=runs/emoji
+
+The same command again resumes the run.
+"""
 
 from collections.abc import Sequence
 
@@ -15,16 +20,16 @@ def define_flags() -> None:
   """Defines the flags of the command."""
   cli.define_config(config_check.fill)
   flags.DEFINE_string(
-      "workdir", None, "Folder of the run; started again on it, a run resumes."
+      "workdir", None, "The run's folder; starting again on it resumes the run."
   )
   flags.DEFINE_bool(
-      "eval_only", False, "Evaluate the newest checkpoint of the workdir."
+      "eval_only", False, "Only evaluate the workdir's newest checkpoint."
   )
   join.define_flags()
 
 
 def main(argv: Sequence[str]) -> int:
-  """Trains, or resumes, or evaluates."""
+  """Starts or resumes training, or only evaluates."""
   del argv
   options = flags.FLAGS
   if options.config is None or not options.workdir:

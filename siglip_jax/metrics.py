@@ -1,4 +1,4 @@
-"""Metrics on disk, one step late, and traces of chosen steps."""
+"""Metrics, written to disk one step late, and traces of chosen steps."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -22,11 +22,11 @@ _FILE = "metrics.jsonl"
 
 
 class MetricWriter:
-  """Appends to metrics.jsonl and to TensorBoard events.
+  """Appends metrics to metrics.jsonl and to TensorBoard events.
 
   Args:
-    workdir: the run's folder, which exists.
-    write: True on process 0 only; elsewhere nothing is opened.
+    workdir: the run's folder, which must exist.
+    write: True on process 0 only; other processes open and write no files.
   """
 
   def __init__(self, workdir: str | Path, *, write: bool):
@@ -36,7 +36,7 @@ class MetricWriter:
       self._board = tensorboardX.SummaryWriter(str(workdir))
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes one line at once; what is not finite is null in JSON."""
+    """Writes one line at once; non-finite values become null in the JSON."""
     if self._file is None or self._board is None or not values:
       return
     line: dict[str, Any] = {"step": step}
@@ -45,38 +45,39 @@ class MetricWriter:
       self._board.add_scalar(name, value, step)
     self._file.write(json.dumps(line, allow_nan=False) + "\n")
     self._file.flush()
-    # A mounted bucket may keep what it has not been told to keep on this
-    # machine, which may be taken away.
+    # Without fsync, a mounted bucket may hold the line on this machine only,
+    # and the machine may be taken away.
     os.fsync(self._file.fileno())
 
   def close(self) -> None:
-    """Flushes and closes both."""
+    """Flushes and closes both files."""
     if self._file is not None and self._board is not None:
       self._file.close()
       self._board.close()
 
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:
-  """All whole lines of metrics.jsonl; none if there is no file."""
+  """Returns all whole lines of metrics.jsonl; none if the file is missing."""
   path = Path(workdir) / _FILE
   if not path.exists():
     return []
-  found = map(_parse, path.read_text("utf-8", errors="replace").splitlines())
-  return [line for line in found if line is not None]
+  lines = map(_parse, path.read_text("utf-8", errors="replace").splitlines())
+  return [line for line in lines if line is not None]
 
 
 def rewind(workdir: str | Path, step: int, *, scores: bool = True) -> int:
   """Drops lines after `step`, and a line that a crash cut short.
 
-  The file is replaced in one move, so a crash leaves the old or the new one.
+  The file is replaced in one move, so a crash leaves the old or the new file.
 
   Args:
-    workdir: of the run.
-    step: from which the run goes on.
-    scores: keep those of evaluations at `step`; False if they are made again.
+    workdir: the run's folder.
+    step: step from which the run continues.
+    scores: whether to keep the scores of evaluations at `step`; False if those
+      evaluations will run again.
 
   Returns:
-    How many lines were dropped, the cut one included.
+    The number of dropped lines, including a line cut short.
   """
   path = Path(workdir) / _FILE
   if not path.exists():
@@ -95,7 +96,7 @@ def rewind(workdir: str | Path, step: int, *, scores: bool = True) -> int:
 
 
 def _parse(text: str) -> dict[str, Any] | None:
-  """A line's object, None for anything that is not a whole one."""
+  """Returns the object on a line, or None if the line is not a whole one."""
   try:
     line = json.loads(text)
   except json.JSONDecodeError:
@@ -104,7 +105,7 @@ def _parse(text: str) -> dict[str, Any] | None:
 
 
 def host_memory() -> dict[str, float]:
-  """Metrics of this process's memory, and of all the host's as a share."""
+  """Returns this process's memory in bytes and the host's share in use."""
   return {
       "host/memory_bytes": float(psutil.Process().memory_info().rss),
       "host/memory_used": psutil.virtual_memory().percent / 100,
@@ -112,30 +113,35 @@ def host_memory() -> dict[str, float]:
 
 
 def phase_shares(seconds: Mapping[str, float], steps: int) -> dict[str, float]:
-  """Metrics of what `Phases.take` returned, over so many steps.
+  """Returns metrics of the time spent in each phase.
 
-  `data/wait_share` is the part of the steps' time in which nothing but the next
-  batch was waited for: the input pipeline's share.
+  `data/wait_share` is the share of the steps' time spent waiting for nothing
+  but the next batch: the input pipeline's share.
+
+  Args:
+    seconds: phase -> seconds, as `Phases.take` returns them.
+    steps: number of steps in that time.
   """
   waited = seconds.get("data", 0.0)
   stepped = sum(seconds.get(k, 0.0) for k in ("first_step", "step")) + waited
-  found = {"train/step_seconds": stepped / steps}
+  values = {"train/step_seconds": stepped / steps}
   if stepped > 0:
-    found["data/wait_share"] = waited / stepped
+    values["data/wait_share"] = waited / stepped
   if "save" in seconds:
-    found["ckpt/save_seconds"] = seconds["save"]
-  return found
+    values["ckpt/save_seconds"] = seconds["save"]
+  return values
 
 
 class Delayed:
-  """Metrics of steps, read when the next step is under way.
+  """Metrics of steps, read while the next step runs.
 
-  Reading a step's metrics waits for it, so a device that has nothing else to do
-  would wait for the host. This holds what is not read yet.
+  Reading a step's metrics waits for the step. If the next step were dispatched
+  only then, the device would be idle and wait for the host. This class holds
+  the metrics that are not read yet.
 
   Args:
-    check: (step, metrics) of a step that is computed; may end the run.
-    log: (step, metrics) of a step to be logged, after `check`.
+    check: called with (step, metrics) of a computed step; may end the run.
+    log: called with (step, metrics) of a step to log, after `check`.
   """
 
   def __init__(
@@ -149,30 +155,30 @@ class Delayed:
 
   @property
   def any(self) -> bool:
-    """Whether a step was dispatched."""
+    """Whether any step has been dispatched."""
     return bool(self._newest)
 
   def follow(self, metrics: Mapping[str, jax.Array]) -> None:
-    """Tells of a dispatched step; waits for the step before it and logs that.
+    """Takes a dispatched step; waits for the step before it and logs that one.
 
-    One step runs while the next is prepared, and no more: so a phase is no
-    longer than a step, and a batch is not held for long.
+    Only one step runs while the next is prepared. So a phase takes no longer
+    than a step, and no batch is held for long.
     """
     jax.block_until_ready(self._newest)
     self._newest = metrics
     self._flush()
 
   def put(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-    """Leaves the metrics of the newest step to be logged once computed."""
+    """Marks the newest step's metrics for logging once they are computed."""
     self._pending = step, metrics
 
   def settle(self, step: int) -> None:
-    """Waits for the newest step and checks it, so no bad state is saved."""
+    """Waits for the newest step and checks it before its state is saved."""
     if not self._flush() and self._newest:
       self._check(step, _floats(self._newest))
 
   def _flush(self) -> bool:
-    """Logs what is pending; returns whether anything was."""
+    """Logs the pending metrics; returns whether there were any."""
     if self._pending is None:
       return False
     step, metrics = self._pending
@@ -188,29 +194,29 @@ def _floats(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
 
 
 class Throughput:
-  """Examples per second since the last reading, without pauses."""
+  """Measures examples per second since the last reading, without pauses."""
 
   def __init__(self):
     self._examples, self._since = 0, time.monotonic()
 
   def start(self, examples: int) -> None:
-    """Starts counting from `examples`, those of earlier runs."""
+    """Starts counting from `examples`, the number that earlier runs saw."""
     self._examples, self._since = examples, time.monotonic()
 
   def rate(self, examples: int) -> float:
-    """Examples per second from the last reading to now.
+    """Returns the examples per second from the last reading to now.
 
     Args:
-      examples: the running total.
+      examples: running total of examples.
     """
     now = time.monotonic()
-    found = (examples - self._examples) / max(now - self._since, 1e-9)
+    speed = (examples - self._examples) / max(now - self._since, 1e-9)
     self._examples, self._since = examples, now
-    return found
+    return speed
 
   @contextlib.contextmanager
   def pause(self) -> Iterator[None]:
-    """Time inside (evals, checkpoints) does not count. Pauses do not nest."""
+    """Excludes the time inside (evals, checkpoints). Pauses do not nest."""
     begin = time.monotonic()
     try:
       yield
@@ -219,11 +225,12 @@ class Throughput:
 
 
 class Profiler:
-  """Traces steps into workdir/profile; config.profile is its arguments.
+  """Traces steps into workdir/profile; config.profile holds the arguments.
 
   Args:
-    workdir: of the run.
-    steps: which ones, as numbered in metrics.jsonl; neighbours share a trace.
+    workdir: the run's folder.
+    steps: steps to trace, as numbered in metrics.jsonl; consecutive steps share
+      a trace.
   """
 
   def __init__(self, workdir: str | Path, *, steps: Sequence[int] = ()):
@@ -232,18 +239,18 @@ class Profiler:
 
   def before(self, step: int, state: Any) -> None:
     """Starts or ends a trace; call it before the step that follows `step`."""
-    wanted = step + 1 in self._steps
-    if wanted == self._on:
+    traced = step + 1 in self._steps
+    if traced == self._on:
       return
-    jax.block_until_ready(state)  # Else an earlier step would be in the trace.
-    if wanted:
+    jax.block_until_ready(state)  # Keeps earlier steps out of the trace.
+    if traced:
       jax.profiler.start_trace(self._folder)
     else:
       jax.profiler.stop_trace()
-    self._on = wanted
+    self._on = traced
 
   def close(self, state: Any) -> None:
-    """Ends a trace that the run's end cuts short."""
+    """Ends a trace that is still open when the run ends."""
     if self._on:
       jax.block_until_ready(state)
       jax.profiler.stop_trace()

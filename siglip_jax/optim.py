@@ -1,4 +1,4 @@
-"""Optimizers by config, with rules over parameter names."""
+"""Optimizers built from config, with rules over parameter names."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -18,16 +18,23 @@ from siglip_jax import tree
 from siglip_jax.config import schema
 from siglip_jax.errors import UserError
 
-Rules = Sequence[tuple[str, Any]]
+Rules = Sequence[Sequence[Any]]  # pairs; lists, if read from JSON
 _FROZEN_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-  """What to do with gradients of the trainable parameters.
+  """An optimizer of the trainable parameters.
 
-  `tx` is over the tree of the `trainable` names alone: what is `frozen` has
-  neither gradient nor optimizer memory, and is kept in `frozen_dtype`.
+  Frozen parameters have neither gradients nor optimizer state.
+
+  Attributes:
+    tx: transformation over the tree of the `trainable` names alone.
+    trainable: names of the parameters that train.
+    frozen: names of the parameters that do not train.
+    frozen_dtype: dtype that frozen parameters are stored in.
+    schedules: schedule of each rule that trains, by the rule's regex.
+    lr: peak learning rate, before lr_mults.
   """
 
   tx: optax.GradientTransformation
@@ -38,11 +45,11 @@ class Optimizer:
   lr: float
 
   def lr_at(self, step: ArrayLike) -> dict[str, Float[Array, ""]]:
-    """Learning rates at a step, before lr_mults, by regex of `schedule`."""
+    """Returns learning rates at a step, before lr_mults, by schedule regex."""
     return {k: self.lr * f(step) for k, f in self.schedules.items()}
 
   def store(self, params: Mapping) -> dict:
-    """The parameters with the frozen ones in `frozen_dtype`."""
+    """Returns the parameters, with frozen ones cast to `frozen_dtype`."""
     flat = tree.flatten(params)
     frozen = {n: flat[n].astype(self.frozen_dtype) for n in self.frozen}
     return tree.unflatten(flat | frozen)
@@ -64,30 +71,33 @@ def make(
     clip_norm: float | None = 1.0,
     frozen_dtype: str = "float32",
 ) -> Optimizer:
-  """Makes an optimizer: for a run, as its config.optim says after the `*`.
+  """Makes an optimizer; the keyword-only arguments are those of config.optim.
 
-  The update is p -= schedule * (lr * lr_mult * u + wd * wd_mult * p), u being
-  the optimizer's direction: weight decay follows the schedule and not the
+  The update is p -= schedule * (lr * lr_mult * u + wd * wd_mult * p), with the
+  optimizer's direction u. Weight decay follows the schedule and not the
   learning rate, as in big_vision.
 
   Args:
     params: the parameter tree, arrays or shapes.
-    total_steps: length of the schedule.
-    batch_size: global, for durations in examples.
-    num_examples: in an epoch, for durations in epochs.
+    total_steps: length of the schedule, in steps.
+    batch_size: global batch size, for durations in examples.
+    num_examples: number of examples in an epoch, for durations in epochs.
     lr: peak learning rate.
-    schedule: (regex, keyword arguments of `schedules.make`, or None to freeze).
-    name: adam, adafactor, lion or sgd.
+    schedule: rules (regex, keyword arguments of `schedules.make`); None in
+      place of the arguments freezes the parameters.
+    name: name of the optimizer: adam, adafactor, lion or sgd.
     options: keyword arguments of the optimizer, e.g. dict(b2=0.95).
     wd: weight decay.
-    lr_mults: (regex, factor on lr).
-    wd_mults: (regex, factor on wd); kernels alone decay by default.
-    clip_norm: largest global norm of the trainable gradient, or None.
-    frozen_dtype: what frozen parameters are kept in: "bfloat16" halves their
-      memory, and rounds them.
+    lr_mults: rules (regex, factor on lr).
+    wd_mults: rules (regex, factor on wd); by default only kernels decay.
+    clip_norm: largest global norm of the trainable gradient; None does not
+      clip.
+    frozen_dtype: dtype that frozen parameters are stored in; "bfloat16" halves
+      their memory and rounds them.
 
   Raises:
-    UserError: an unknown name or option, or a rule that misses.
+    UserError: a name, option or value is invalid, a parameter matches no rule,
+      a rule decides no parameter, or every parameter is frozen.
   """
   names = list(tree.flatten(params))
   if clip_norm is not None and not clip_norm > 0:
@@ -95,34 +105,34 @@ def make(
         "config.optim.clip_norm must be positive, or None not to clip; got"
         f" {clip_norm}."
     )
-  by_name = tree.assign(schedule, names, what="config.optim.schedule")
-  lr_of = tree.assign(lr_mults, names, what="config.optim.lr_mults")
-  wd_of = tree.assign(wd_mults, names, what="config.optim.wd_mults")
-  made = {}
+  rule_args = tree.assign(schedule, names, what="config.optim.schedule")
+  lr_mult = tree.assign(lr_mults, names, what="config.optim.lr_mults")
+  wd_mult = tree.assign(wd_mults, names, what="config.optim.wd_mults")
+  by_regex = {}
   for regex, kwargs in schedule:
     if kwargs is not None:
       field = f"config.optim.schedule of {regex!r}"
       schema.check(field, kwargs, schedules.make)
-      made[regex] = schedules.make(
+      by_regex[regex] = schedules.make(
           total_steps, batch_size, num_examples, **kwargs
       )
   regex_of = tree.assign(
       [(regex, regex) for regex, _ in schedule], names, what="schedule"
   )
-  trainable = frozenset(n for n in names if by_name[n] is not None)
+  trainable = frozenset(n for n in names if rule_args[n] is not None)
   if not trainable:
     raise UserError("config.optim.schedule freezes everything: nothing to do.")
-  run = (total_steps, batch_size, num_examples)
-  delays = {n: schedules.delayed(*run, **by_name[n]) for n in trainable}
-  parts = [_hold(delays)] if any(delays.values()) else []
+  run_args = (total_steps, batch_size, num_examples)
+  delays = {n: schedules.delayed(*run_args, **rule_args[n]) for n in trainable}
+  parts = [_zero_until(delays)] if any(delays.values()) else []
   if clip_norm is not None:
     parts.append(optax.clip_by_global_norm(clip_norm))
   parts += [
       _direction(name, options or {}),
       _apply_rates(
-          lr={n: lr * lr_of[n] for n in trainable},
-          wd={n: wd * wd_of[n] for n in trainable},
-          rate={n: made[regex_of[n]] for n in trainable},
+          lr={n: lr * lr_mult[n] for n in trainable},
+          wd={n: wd * wd_mult[n] for n in trainable},
+          rate={n: by_regex[regex_of[n]] for n in trainable},
       ),
   ]
   return Optimizer(
@@ -130,7 +140,7 @@ def make(
       trainable=trainable,
       frozen=frozenset(names) - trainable,
       frozen_dtype=_storage(frozen_dtype),
-      schedules=made,
+      schedules=by_regex,
       lr=lr,
   )
 
@@ -144,10 +154,11 @@ def _storage(dtype: str) -> jnp.dtype:
   return jnp.dtype(dtype)
 
 
-def _hold(delays: Mapping[str, int]) -> optax.GradientTransformation:
-  """Zeroes the gradient of each parameter until its delay is over.
+def _zero_until(delays: Mapping[str, int]) -> optax.GradientTransformation:
+  """Zeroes the gradient of each parameter until its delay, in steps, is over.
 
-  So the rest trains, clipping too, exactly as if these were frozen.
+  Until then the other parameters train exactly as if the delayed ones were
+  frozen, also with gradient clipping.
   """
 
   def init(params):
@@ -167,7 +178,7 @@ def _hold(delays: Mapping[str, int]) -> optax.GradientTransformation:
 
 
 def _apply_rates(*, lr, wd, rate) -> optax.GradientTransformation:
-  """Learning rates, weight decay and schedules, a parameter at a time."""
+  """Applies each parameter's learning rate, weight decay and schedule."""
 
   def init(params):
     del params
@@ -188,7 +199,10 @@ def _apply_rates(*, lr, wd, rate) -> optax.GradientTransformation:
 
 
 def _scaled(multiplier: Array, direction: Array) -> Array:
-  """-multiplier * direction, of which 0 changes no bit: x + -0.0 is x."""
+  """Returns -multiplier * direction, or -0.0 if the multiplier is 0.
+
+  Adding -0.0 changes no bit of a parameter: x + -0.0 is x.
+  """
   return jnp.where(multiplier == 0, -0.0, -multiplier * direction)
 
 
@@ -238,7 +252,10 @@ def _adafactor(
     momentum_dtype: str = "bfloat16",
     eps: float = 1e-30,
 ) -> optax.GradientTransformation:
-  """Adafactor as big_vision trains ViTs with it (arXiv 2106.04560, 3.4)."""
+  """Returns Adafactor as big_vision uses it for ViTs.
+
+  Source: arXiv 2106.04560, section 3.4.
+  """
 
   def b2(step: ArrayLike, exponent: ArrayLike) -> jax.Array:
     return jnp.minimum(b2_cap, 1.0 - (step + 1.0) ** -jnp.asarray(exponent))

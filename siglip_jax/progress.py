@@ -1,4 +1,4 @@
-"""What a person sees on the terminal."""
+"""Terminal output: progress bars and the final table of scores."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -16,13 +16,14 @@ from siglip_jax.evals.scores import Score
 
 
 class Progress:
-  """A live bar on a terminal, a line an update elsewhere.
+  """The progress of training: a live bar on a terminal, lines elsewhere.
 
   Args:
-    total_steps: where the bar ends.
-    start_step: where this process starts, so that the time left is its own.
+    total_steps: step at which the bar ends.
+    start_step: step at which this process starts; the time left is estimated
+      from the steps after it.
     show: False on all processes but one.
-    console: where to print.
+    console: console to print on.
   """
 
   def __init__(
@@ -71,12 +72,12 @@ class Progress:
     if self._live:
       self._bar.update(self._task, completed=step, text=text)
     elif self._show:
-      # A log file has no width, so nothing may be folded.
+      # A log file has no width, so lines must not be wrapped.
       self._console.print(f"step {step}/{self._total} {text}", soft_wrap=True)
 
   @contextlib.contextmanager
   def evaluating(self, name: str) -> Iterator[None]:
-    """On a terminal, a second bar for the batches that pass `track` inside."""
+    """Shows a second bar, on a terminal, for the batches that pass `track`."""
     self._evaluation = self._bar.add_task(
         f"evaluating {name}", total=0, text=""
     )
@@ -87,7 +88,7 @@ class Progress:
       self._evaluation = None
 
   def track(self, batches: Iterable[Any], count: int) -> Iterator[Any]:
-    """Passes `count` batches on and moves the bar of the evaluation."""
+    """Yields all `count` batches and advances the evaluation's bar."""
     task = self._evaluation
     if task is None:
       yield from batches
@@ -104,13 +105,13 @@ class Progress:
 
 
 class Pace:
-  """How far a job is: a live bar on a terminal, lines elsewhere.
+  """The progress of a job: a live bar on a terminal, lines elsewhere.
 
   Args:
-    what: is counted, in the plural.
-    total: where it ends.
+    what: name of the things counted, in the plural.
+    total: count at which the job ends.
     show: False on all processes but one.
-    console: where to print.
+    console: console to print on.
   """
 
   def __init__(
@@ -143,9 +144,14 @@ class Pace:
     self._bar.stop()
 
   def update(self, done: int, note: str | None = None) -> None:
-    """Shows the speed and the time left; with a note in a line of its own.
+    """Shows the speed and the time left, and prints a line if there is a note.
 
-    Speed counts from the first update, before which there is compiling.
+    The speed counts from the first update, because the time before it includes
+    compiling.
+
+    Args:
+      done: count reached.
+      note: start of the printed line.
     """
     now = time.monotonic()
     if self._first is None:
@@ -172,7 +178,7 @@ def _clock(seconds: float) -> str:
 def final_table(
     scores: Sequence[Score], console: rich_console.Console | None = None
 ) -> None:
-  """Prints scores, their 95 % intervals and chance."""
+  """Prints the scores with their 95 % intervals and chance levels."""
   table = rich_table.Table(title="Final metrics", title_justify="left")
   table.add_column("metric", overflow="fold")
   for column in ("value", "95 % interval", "chance", "x chance", "n"):

@@ -1,4 +1,4 @@
-"""report.html: curves, scores and a contact sheet, in one file."""
+"""The report of a run: curves, scores and a contact sheet in one HTML file."""
 
 import base64
 from collections.abc import Mapping
@@ -23,7 +23,8 @@ from siglip_jax.evals.scores import Evaluator
 from siglip_jax.evals.scores import Result
 from siglip_jax.evals.scores import Score
 
-# Drawn in these, then replaced by the page's own, which know light and dark.
+# Placeholder colors, replaced in the SVG by CSS variables that follow the
+# theme, light or dark.
 _COLORS = {"#010101": "var(--soft)"} | {
     f"#0{i + 2}0{i + 2}0{i + 2}": f"var(--c{i})" for i in range(6)
 }
@@ -32,7 +33,7 @@ _INK, *_LINES = _COLORS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Card:
-  """An image, what it shows, and the names found for it, the best first."""
+  """An image, its true name, and the model's guesses, best first."""
 
   image: UInt8[np.ndarray, "H W 3"]
   truth: str
@@ -40,7 +41,7 @@ class Card:
 
   @property
   def right(self) -> bool:
-    """Whether the best name is the right one."""
+    """Whether the best guess is the true name."""
     return self.guesses[0][0] == self.truth
 
 
@@ -55,17 +56,17 @@ def write_report(
   """Writes the report into a workdir.
 
   Args:
-    workdir: where to.
-    title: the heading.
-    history: lines of metrics.jsonl.
-    scores: final scores; those at 1 become key figures and curves.
+    workdir: folder to write into.
+    title: heading of the page.
+    history: parsed lines of metrics.jsonl.
+    scores: final scores; top-1 and recall at 1 become key figures and curves.
     gallery: heading -> cards.
 
   Returns:
-    The path of report.html; it loads nothing from anywhere.
+    The path of report.html, a page that loads no other file.
   """
   template = (Path(__file__).parent / "report.html").read_text("utf-8")
-  first = [s for s in scores if s.name.endswith(("/top1", "@1"))]
+  first = [s for s in scores if s.headline]
   steps = max((line["step"] for line in history), default=0)
   page = string.Template(template).substitute(
       title=html.escape(title),
@@ -84,9 +85,9 @@ def cards(evaluator: Evaluator, result: Result, image: str) -> list[Card]:
   """Returns the cards of an evaluation's examples.
 
   Args:
-    evaluator: whose source has the images.
-    result: what it measured.
-    image: preprocessing string of images, so that they are what the model saw.
+    evaluator: the evaluator, whose source has the images.
+    result: the evaluator's result.
+    image: preprocessing string of images; the cards show what the model saw.
   """
   pp, source = Preprocess(image), evaluator.source
   return [
@@ -100,7 +101,7 @@ def cards(evaluator: Evaluator, result: Result, image: str) -> list[Card]:
 
 
 def _figure(s: Score) -> str:
-  kind, name = s.name.split("/", 1)
+  kind, _, name = s.name.partition("/")
   return (
       f'<div class="figure"><span class="kind">{html.escape(kind)}</span>'
       f"<b>{s.value:.1%}</b><span>{html.escape(name)}</span>"
@@ -172,7 +173,7 @@ def _score_chart(history, scores: Sequence[Score]) -> str:
 
 
 def _chart(title: str, lines, *, log: bool = False) -> str:
-  """An SVG; names stand in an HTML legend, where they are only text."""
+  """Returns an SVG chart with an HTML legend, where names are only text."""
   lines = [line for line in lines if line[1]]
   if not lines:
     return ""

@@ -1,4 +1,4 @@
-"""A config made concrete on a mesh; nothing is allocated before `init`."""
+"""A config compiled for a mesh; nothing is allocated before `init`."""
 
 import dataclasses
 import math
@@ -17,13 +17,13 @@ from siglip_jax.models.two_towers import TwoTowers
 
 
 class Run:
-  """What a config is compiled to: the model, the state's shapes, the step.
+  """The model, optimizer, state shapes and train step of a config on a mesh.
 
   Args:
-    config: validated.
-    mesh: the devices.
-    value_range: of the images, after scaling on the device.
-    num_examples: in an epoch, where the data are known.
+    config: a validated config.
+    mesh: the device mesh.
+    value_range: range that images are scaled to on the device.
+    num_examples: number of examples in an epoch, or None if unknown.
   """
 
   def __init__(
@@ -79,33 +79,33 @@ class Run:
         donate_argnums=0,
         out_shardings=(self.shardings, sharding.replicated(mesh)),
     )
-    # Of a batch, before its update; the rest of the step is not computed.
+    # The loss of a batch before its update; the rest of the step is not run.
     self.loss = jax.jit(
         lambda state, batch: step(state, batch)[1]["train/loss"]
     )
     self.learning_rates = jax.jit(self._learning_rates)
 
   def init(self) -> step_lib.TrainState:
-    """The state at step 0, created in its shards."""
+    """Returns the state at step 0, created shard by shard."""
     init = jax.jit(self._init, out_shardings=self.shardings)
     return init(jax.random.key(self.config.seed))
 
   def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a global batch; images are rows of bytes."""
+    """Returns the shapes of a global batch; images are rows of bytes."""
     n, (image, text_len) = self.config.batch_size, self._shapes
     image = (math.prod(image),)
     rows = sharding.batch_sharding(self.mesh)
-    kind = np.uint8
-    if self.model.embedded:  # as `embed` writes them unless told otherwise
-      image, kind = (self.model.image_dim,), jnp.dtype(self.model.dtype)
+    dtype = np.uint8
+    if self.model.embedded:  # the dtype that `embed` writes by default
+      image, dtype = (self.model.image_dim,), jnp.dtype(self.model.dtype)
     return {
-        "image": jax.ShapeDtypeStruct((n, *image), kind, sharding=rows),
+        "image": jax.ShapeDtypeStruct((n, *image), dtype, sharding=rows),
         "text": jax.ShapeDtypeStruct((n, text_len), np.int32, sharding=rows),
         "replaced": jax.ShapeDtypeStruct((n,), np.int32, sharding=rows),
     }
 
   def _learning_rates(self, step) -> dict[str, jax.Array]:
-    """Metrics: `train/lr`, or one for each rule that trains."""
+    """Returns `train/lr`, or one metric per schedule rule that trains."""
     rates = self.optimizer.lr_at(step)
     names = [f"train/lr/{r}" for r in rates] if len(rates) > 1 else ["train/lr"]
     return dict(zip(names, rates.values(), strict=True))

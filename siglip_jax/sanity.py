@@ -1,8 +1,9 @@
-"""A look at step 0 of a run that starts from trained weights.
+"""A check at step 0 of a run that starts from trained weights.
 
-A wrong tokenizer, padding, case or range of pixels raises no error: the towers
-take any numbers. But then the true pairing of images and texts is hardly
-better than another, which a model that was trained would never say.
+A wrong tokenizer, padding, case or pixel range raises no error: the towers take
+any numbers. But the loss of the true pairs of images and texts is then hardly
+lower than the loss of shuffled pairs. For a trained model that gets the right
+input, it is much lower.
 """
 
 from collections.abc import Callable
@@ -17,11 +18,10 @@ import jax.numpy as jnp
 
 from siglip_jax.evals.scores import Score
 
-# The loss of the true pairing, as a share of that of a wrong one, above which
-# something is taken to be wrong. The emoji model on its own data: 0.03; texts
-# padded with another id 0.20; with another tokenizer 0.99.
+# Largest ratio of the true pairs' loss to the shuffled pairs' loss that counts
+# as correct. The emoji model on its own data has 0.03; with texts padded with
+# another id 0.20; with another tokenizer 0.99.
 SUSPICIOUS = 0.15
-_HEADLINES = ("/top1", "@1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,8 @@ class Losses:
   """Losses at step 0.
 
   Attributes:
-    paired: of the batch as it is.
-    shuffled: of the same batch, each text moved on to the next image.
+    paired: loss of the batch as it is.
+    shuffled: loss of the same batch with each text moved to the next image.
   """
 
   paired: float
@@ -38,12 +38,12 @@ class Losses:
 
   @property
   def suspicious(self) -> bool:
-    """Whether the true pairing is not clearly the better one."""
+    """Whether the true pairs' loss is not clearly below the shuffled pairs'."""
     return not self.paired < SUSPICIOUS * self.shuffled
 
 
 def applies(config: Any) -> bool:
-  """Whether both towers start from weights, whole: else they need not agree."""
+  """Whether both towers load all their weights; else they need not agree."""
   init = config["init"] if "init" in config else {}
   return all(
       tower in init and not init[tower].get("dont_load")
@@ -62,10 +62,10 @@ def check(
 
   Args:
     loss: (state, batch) -> the loss, as `run.Run.loss`.
-    state: at step 0, which is not changed.
-    batch: has "text", one an image.
-    scores: of the evaluations at step 0.
-    to_user: whether this process talks to the user.
+    state: the state at step 0, which is not changed.
+    batch: a batch with one "text" per image.
+    scores: scores of the evaluations at step 0.
+    to_user: whether this process reports to the user.
   """
   losses = compare(loss, state, batch)
   if to_user:
@@ -73,12 +73,12 @@ def check(
 
 
 def compare(loss: Callable, state: Any, batch: Mapping) -> Losses:
-  """Returns the loss of the true pairs and of shuffled ones.
+  """Returns the losses of the true pairs and of shuffled pairs.
 
   Args:
     loss: (state, batch) -> the loss, as `run.Run.loss`.
-    state: at step 0, which is not changed.
-    batch: has "text", one an image.
+    state: the state at step 0, which is not changed.
+    batch: a batch with one "text" per image.
   """
   shuffle = jax.jit(
       lambda batch: batch | {"text": jnp.roll(batch["text"], 1, axis=0)}
@@ -91,13 +91,13 @@ def compare(loss: Callable, state: Any, batch: Mapping) -> Losses:
 
 
 def report(losses: Losses, scores: Sequence[Score]) -> None:
-  """Prints what was seen, and warns where something is wrong."""
+  """Prints the losses and scores, and warns if the losses are suspicious."""
   print(
       f"Step 0: loss {losses.paired:.4g}; with the texts shuffled"
       f" {losses.shuffled:.4g}"
   )
   for s in scores:
-    if s.name.endswith(_HEADLINES):
+    if s.headline:
       print(f"Step 0: {s.name} {s.value:.1%} (chance {s.chance:.2%})")
   if losses.suspicious:
     logging.warning(

@@ -1,7 +1,7 @@
 """Learning-rate schedules: multipliers in [0, 1] over steps.
 
-A rule with a delay holds its parameters still for a while and then unlocks
-them: exactly 0 until the delay is over, and the warm-up begins there.
+A schedule with a delay leaves its parameters unchanged at first: it is exactly
+0 until the delay is over, and its warm-up starts then.
 """
 
 from collections.abc import Callable
@@ -25,26 +25,29 @@ def steps(
     batch_size: int,
     num_examples: int | None = None,
 ) -> int:
-  """The duration `name` in steps, rounded to the nearest.
+  """Returns the duration `name` in steps, rounded to the nearest step.
 
   Args:
-    name: looked up as name_steps, name_examples, name_percent or name_epochs.
-    durations: where to look; None counts as not given.
-    total_steps: what a percent, a fraction in [0, 1], is a fraction of.
-    batch_size: global.
-    num_examples: in an epoch.
+    name: prefix of the keys name_steps, name_examples, name_percent and
+      name_epochs.
+    durations: durations by key; None counts as absent. A percent is a fraction
+      of total_steps in [0, 1].
+    total_steps: length of the run, in steps.
+    batch_size: global batch size.
+    num_examples: number of examples in an epoch, or None if unknown.
 
   Raises:
-    UserError: not given exactly once, out of range, or epochs of unknown size.
+    UserError: not exactly one key is present, its value is out of range, or it
+      counts epochs and num_examples is unknown.
   """
-  given = [u for u in _UNITS if durations.get(f"{name}_{u}") is not None]
-  if len(given) != 1:
-    came = " and ".join(f"{name}_{u}" for u in given) or "none"
+  units = [u for u in _UNITS if durations.get(f"{name}_{u}") is not None]
+  if len(units) != 1:
+    keys = " and ".join(f"{name}_{u}" for u in units) or "none"
     raise UserError(
         f"{name} must be given once, as one of"
-        f" {', '.join(f'{name}_{u}' for u in _UNITS)}; got {came}."
+        f" {', '.join(f'{name}_{u}' for u in _UNITS)}; got {keys}."
     )
-  unit = given[0]
+  unit = units[0]
   value = durations[f"{name}_{unit}"]
   assert value is not None
   # Not `value < 0`, which lets NaN pass.
@@ -88,32 +91,34 @@ def make(
     cooldown_percent: float | None = None,
     cooldown_epochs: float | None = None,
 ) -> Schedule:
-  """A schedule: perhaps a delay at 0, warm-up, decay, and cooldown to 0.
+  """Returns a schedule: delay at 0, warm-up, decay and cooldown to 0.
 
-  Warm-up and cooldown are linear.
+  Warm-up and cooldown are linear. Delay, warm-up and cooldown are optional, and
+  each may be given in at most one unit.
 
   Args:
-    total_steps: where the schedule ends.
-    batch_size: global, to count examples in.
-    num_examples: in an epoch, to count epochs in.
+    total_steps: length of the run, in steps.
+    batch_size: global batch size, for durations in examples.
+    num_examples: number of examples in an epoch, for durations in epochs.
     decay: "cosine", "linear", "rsqrt" or "none".
-    final: the multiplier that cosine and linear end with.
-    timescale: steps after which rsqrt has fallen to 1 / sqrt(2).
-    delay_steps: steps at 0 before the warm-up; or in another unit of `steps`.
-    delay_examples: see delay_steps.
-    delay_percent: see delay_steps.
-    delay_epochs: see delay_steps.
-    warmup_steps: steps from 0 to 1; or in another unit of `steps`.
-    warmup_examples: see warmup_steps.
-    warmup_percent: see warmup_steps.
-    warmup_epochs: see warmup_steps.
-    cooldown_steps: steps to 0 at the end; or in another unit of `steps`.
-    cooldown_examples: see cooldown_steps.
-    cooldown_percent: see cooldown_steps.
-    cooldown_epochs: see cooldown_steps.
+    final: the multiplier that cosine and linear decay end at.
+    timescale: number of steps in which rsqrt decay falls to 1 / sqrt(2).
+    delay_steps: steps at 0 before the warm-up.
+    delay_examples: delay_steps in examples.
+    delay_percent: delay_steps as a fraction of total_steps.
+    delay_epochs: delay_steps in epochs.
+    warmup_steps: steps of the warm-up from 0 to 1.
+    warmup_examples: warmup_steps in examples.
+    warmup_percent: warmup_steps as a fraction of total_steps.
+    warmup_epochs: warmup_steps in epochs.
+    cooldown_steps: steps of the cooldown to 0, which ends the run.
+    cooldown_examples: cooldown_steps in examples.
+    cooldown_percent: cooldown_steps as a fraction of total_steps.
+    cooldown_epochs: cooldown_steps in epochs.
 
   Raises:
-    UserError: an unknown decay, or durations that do not fit the run.
+    UserError: the decay is unknown, a duration is invalid, or the durations are
+      longer than the run.
   """
   delay = delayed(
       total_steps,
@@ -159,7 +164,7 @@ def make(
     )
 
   def schedule(step: ArrayLike) -> Float[Array, ""]:
-    # Before the delay is over, all that follows is clipped to its start.
+    # Negative during the delay; the clips below then hold the initial values.
     step = jnp.asarray(step, jnp.float32) - delay
     progress = (step - warmup) / max(total_steps - delay - warmup, 1)
     progress = jnp.clip(progress, 0.0, 1.0)
@@ -168,8 +173,8 @@ def make(
     elif decay == "linear":
       value = final + (1 - final) * (1 - progress)
     elif decay == "rsqrt":
-      after = jnp.maximum(step - warmup, 0.0)
-      value = jnp.sqrt(timescale / (timescale + after))
+      decay_steps = jnp.maximum(step - warmup, 0.0)
+      value = jnp.sqrt(timescale / (timescale + decay_steps))
     else:
       value = jnp.float32(1)
     if warmup:
@@ -187,13 +192,13 @@ def delayed(
     num_examples: int | None = None,
     **options,
 ) -> int:
-  """The delay in steps of a schedule that `make` would make."""
-  given = {f"delay_{u}": options.get(f"delay_{u}") for u in _UNITS}
-  return _optional("delay", given, total_steps, batch_size, num_examples)
+  """Returns the delay, in steps, of the schedule that `make` returns."""
+  durations = {f"delay_{u}": options.get(f"delay_{u}") for u in _UNITS}
+  return _optional("delay", durations, total_steps, batch_size, num_examples)
 
 
 def _optional(name: str, durations: Mapping[str, float | None], *run) -> int:
-  """`steps`, or 0 if the duration is not given at all."""
+  """Returns the duration as `steps` does, or 0 if it is absent."""
   if all(value is None for value in durations.values()):
     return 0
   return steps(name, durations, *run)

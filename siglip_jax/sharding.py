@@ -1,4 +1,4 @@
-"""The device mesh, and which part of each array lives where on it."""
+"""The device mesh and the shardings of arrays on it."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from siglip_jax.errors import UserError
 
 BATCH_AXES = ("data", "fsdp")
 AXES = (*BATCH_AXES, "tensor")
-# Below this many elements a parameter costs more to gather than to keep.
+# A parameter with fewer elements costs more to gather than to replicate.
 MIN_FSDP_SIZE = 2**14
 
 
@@ -26,7 +26,13 @@ def make_mesh(
     fsdp: int = 1,
     tensor: int = 1,
 ) -> jax.sharding.Mesh:
-  """Mesh of axes data, fsdp and tensor; one of them may be -1, "the rest"."""
+  """Returns a mesh with axes data, fsdp and tensor.
+
+  One of the sizes may be -1, which stands for all remaining devices.
+
+  Raises:
+    UserError: the sizes are invalid or do not use every device.
+  """
   count = len(devices) if devices is not None else jax.device_count()
   sizes = [data, fsdp, tensor]
   if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
@@ -58,9 +64,10 @@ def nearest_multiples(size: int, divisor: int) -> str:
 
 
 def on_mesh(mesh: jax.sharding.Mesh, fn: Callable) -> Callable:
-  """`fn`, traced where layers can see the mesh.
+  """Wraps `fn` so that the mesh is in context while it is traced.
 
-  Kernels are split over devices by hand, and chosen for the devices' kind.
+  Layers need the mesh to split kernels over devices and to choose kernels for
+  the kind of device.
   """
 
   @functools.wraps(fn)
@@ -72,77 +79,83 @@ def on_mesh(mesh: jax.sharding.Mesh, fn: Callable) -> Callable:
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """First axis over data and fsdp."""
+  """Returns the sharding of a batch: first axis over data and fsdp."""
   return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """A whole copy on every device."""
+  """Returns the sharding with a full copy on every device."""
   return NamedSharding(mesh, P())
 
 
 def param_shardings(
     mesh: jax.sharding.Mesh, rules: Sequence, params: Mapping
 ) -> dict:
-  """Shardings of a parameter tree by regex rules over names.
+  """Returns the shardings of a parameter tree by regex rules over names.
 
   Args:
     mesh: the device mesh.
-    rules: (regex, how) in order, where how is "replicate"; "fsdp", the largest
-      axis that divides; or a list of mesh axis names and None for the last
-      axes of the array, e.g. (None, "tensor"), so that it holds for scanned
-      layers, too.
+    rules: (regex, value) in order of precedence. A value is one of:
+      "replicate"; "fsdp", which shards the largest axis that divides evenly; or
+      a list with a mesh axis name or None for each of the array's last axes,
+      e.g. (None, "tensor"), which also fits scanned layers.
     params: nested dict of arrays or shapes.
+
+  Raises:
+    UserError: a value is invalid or does not fit a parameter, a parameter
+      matches no rule, or a rule decides no parameter.
   """
   flat = tree.flatten(params)
-  hows = tree.assign(rules, flat, what="config.sharding")
+  values = tree.assign(rules, flat, what="config.sharding")
   return tree.unflatten(
       {
-          name: NamedSharding(mesh, _spec(mesh, name, flat[name].shape, how))
-          for name, how in hows.items()
+          name: NamedSharding(mesh, _spec(mesh, name, flat[name].shape, value))
+          for name, value in values.items()
       }
   )
 
 
 def state_shardings(mesh: jax.sharding.Mesh, params: Mapping, state):
-  """Shardings of a state holding copies shaped like parameters.
+  """Returns the shardings of an optimizer state.
 
-  A leaf whose path ends in a parameter's name, and which has its shape, is
-  sharded like it; counters and factored moments are replicated.
+  A leaf whose path ends in a parameter's name and which has that parameter's
+  shape is sharded like the parameter. Other leaves, such as counters and
+  factored moments, are replicated.
   """
   flat = tree.flatten(params)
 
   def leaf_sharding(path, leaf):
     keys = [str(getattr(k, "key", getattr(k, "name", k))) for k in path]
     for start in range(len(keys)):
-      like = flat.get("/".join(keys[start:]))
-      if like is not None and like.shape == leaf.shape:
-        return like.sharding
+      param = flat.get("/".join(keys[start:]))
+      if param is not None and param.shape == leaf.shape:
+        return param.sharding
     return replicated(mesh)
 
   return jax.tree_util.tree_map_with_path(leaf_sharding, state)
 
 
-def _spec(mesh, name: str, shape: tuple[int, ...], how) -> P:
-  if how == "replicate":
+def _spec(mesh, name: str, shape: tuple[int, ...], value) -> P:
+  if value == "replicate":
     return P()
-  if how == "fsdp":
+  if value == "fsdp":
     n = mesh.shape["fsdp"]
-    fits = [i for i, size in enumerate(shape) if size % n == 0]
-    if n == 1 or not fits or math.prod(shape) < MIN_FSDP_SIZE:
+    divisible = [i for i, size in enumerate(shape) if size % n == 0]
+    if n == 1 or not divisible or math.prod(shape) < MIN_FSDP_SIZE:
       return P()
-    largest = max(fits, key=lambda i: shape[i])
+    largest = max(divisible, key=lambda i: shape[i])
     return P(*("fsdp" if i == largest else None for i in range(len(shape))))
-  if isinstance(how, str) or len(how) > len(shape):
+  if isinstance(value, str) or len(value) > len(shape):
     raise UserError(
         "A rule of config.sharding is 'replicate', 'fsdp', or one mesh axis or"
-        f" None per array axis; got {how!r} for {name} of shape {shape}."
+        f" None per array axis; got {value!r} for {name} of shape {shape}."
     )
-  spec = (None,) * (len(shape) - len(how)) + tuple(how)
+  spec = (None,) * (len(shape) - len(value)) + tuple(value)
   for size, axis in zip(shape, spec, strict=True):
     if axis is not None and size % mesh.shape.get(axis, size + 1):
       raise UserError(
-          f"config.sharding: {name} of shape {shape} cannot be cut as {how!r};"
-          f" the mesh has {dict(mesh.shape)}. Change the rule or config.mesh."
+          f"config.sharding: {name} of shape {shape} cannot be cut as"
+          f" {value!r}; the mesh has {dict(mesh.shape)}. Change the rule or"
+          " config.mesh."
       )
   return P(*spec)

@@ -22,10 +22,17 @@ from siglip_jax.optim import Optimizer
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
-  """All that changes while training: arrays, or their shapes or shardings."""
+  """Everything that training changes: arrays, or their shapes or shardings.
+
+  Attributes:
+    step: number of updates made.
+    replaced: number of examples so far that could not be read.
+    params: the parameters, trainable and frozen.
+    opt_state: the optimizer state of the trainable parameters.
+  """
 
   step: Any
-  replaced: Any  # examples that could not be read, so far
+  replaced: Any
   params: dict
   opt_state: optax.OptState
 
@@ -38,7 +45,7 @@ def init_state(
     image_shape: tuple[int, int, int],
     text_len: int,
 ) -> TrainState:
-  """The state at step 0; call under jit with `shardings` as out_shardings."""
+  """Returns the state at step 0; jit it with `shardings` as out_shardings."""
   params = model.init(key, image_shape, text_len)
   opt_state = tx.init(tree.select(params, trainable))
   zero = jnp.int32(0)
@@ -50,7 +57,7 @@ def init_state(
 def shardings(
     mesh: jax.sharding.Mesh, rules, state_shapes: TrainState
 ) -> TrainState:
-  """Where each part of the state lives."""
+  """Returns the sharding of each part of the state."""
   params = sharding.param_shardings(mesh, rules, state_shapes.params)
   placed = jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -68,12 +75,12 @@ def shardings(
 def microbatched(
     encode: Callable[[dict, Array], Array], mesh: jax.sharding.Mesh, count: int
 ) -> Callable[[dict, Array], Array]:
-  """`encode` over `count` slices of the batch, recomputed in the backward pass.
+  """Runs `encode` on `count` slices of the batch, one at a time.
 
-  Only the inputs and the embeddings of the whole batch are ever held. Each
-  device cuts its own rows into slices, so no example moves. Devices exchange
-  parameters once before the first slice, if they are sharded, and gradients
-  once after the last.
+  The backward pass recomputes each slice, so of the whole batch only the inputs
+  and the embeddings are held. Each device cuts its own rows into slices, so no
+  example moves between devices. Devices exchange sharded parameters once before
+  the first slice, and gradients once after the last slice.
   """
   if count == 1:
     return encode
@@ -90,8 +97,8 @@ def microbatched(
       in_specs=(P(), P(axes)),
       out_specs=P(axes),
       axis_names=set(axes),
-      # Tracked, parameters would turn from shared to each device's own inside
-      # the loop, and their gradients be summed there, once a slice.
+      # With check_vma, parameters would become device-varying inside the loop,
+      # and their gradients would be summed over devices there, once per slice.
       check_vma=False,
   )
 
@@ -109,27 +116,38 @@ def make_train_step(
 ) -> Callable[[TrainState, Mapping], tuple[TrainState, dict[str, Array]]]:
   """Returns step(state, batch) -> (state, metrics).
 
-  A batch is `image` (uint8), `text` (int32) and `replaced` (int32: -1, or the
-  example that could not be read in this place). `seed` seeds the loss's
-  randomness, folded with the step. Where the model is `embedded`, `image` is
-  embeddings of the images, L2-normalised, of any float type. Images of
-  `image_shape` come best as rows of bytes, (B, H*W*3): with their axes apart, a
-  TPU keeps a batch with the examples innermost, and has to copy all of it to
-  cut it into microbatches.
+  A batch has `image` (uint8), `text` (int32) and `replaced` (int32: -1, or the
+  index of the example that could not be read and was replaced). If the model is
+  `embedded`, `image` holds L2-normalised embeddings of the images, of any float
+  type.
+
+  Pass images as rows of bytes, (B, H*W*3). If their axes are separate, a TPU
+  keeps the batch with the examples innermost, and must copy all of it to cut it
+  into microbatches.
+
+  Args:
+    model: the model.
+    loss: loss(zimg, ztxt, params, key).
+    optimizer: the optimizer.
+    mesh: the device mesh.
+    microbatches: number of slices that each tower encodes one after another.
+    value_range: range that image bytes are scaled to.
+    image_shape: shape of an image, (H, W, 3).
+    seed: seed of the loss's random key, which is folded with the step.
   """
 
   def encode_bytes(params, images):
     images = images.reshape(-1, *image_shape)
     return model.encode_image(params, two_towers.scale(images, value_range))
 
-  def embedded(params, z):
+  def use_embeddings(params, z):
     del params
-    # Not normalised again: bfloat16 embeddings stay what a loss in bfloat16
-    # rounds them to.
+    # Not normalised again, so that a bfloat16 loss rounds bfloat16 embeddings
+    # back to the same values.
     return z.astype(jnp.float32)
 
   encode_image = (
-      embedded
+      use_embeddings
       if model.embedded
       else microbatched(encode_bytes, mesh, microbatches)
   )

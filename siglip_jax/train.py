@@ -43,16 +43,16 @@ def train_and_evaluate(
     *,
     eval_only: bool = False,
 ) -> int:
-  """Runs a config in a workdir, resuming what is there.
+  """Trains and evaluates a config in a workdir, resuming a run found there.
 
   Args:
-    config: as returned by the get_config of a file in configs/.
+    config: the config, as returned by get_config of a file in configs/.
     workdir: folder for everything the run writes.
-    eval_only: evaluate the newest checkpoint and stop.
+    eval_only: whether to only evaluate the newest checkpoint.
 
   Returns:
-    The exit status: DONE, or TRY_AGAIN when SIGTERM or a pre-emption ended the
-    run after a checkpoint.
+    The exit status: DONE, or TRY_AGAIN if SIGTERM or a pre-emption ended the
+    run after it saved a checkpoint.
 
   Raises:
     UserError: the config, the data or the workdir cannot be used.
@@ -124,7 +124,7 @@ def train_and_evaluate(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Start:
-  """Where a run starts: the state, its step, and whether it was evaluated."""
+  """The start of a run: the state, its step, and whether it was evaluated."""
 
   state: TrainState
   step: int
@@ -154,7 +154,10 @@ def restore_or_init(
 
 
 def record_start(p: Prepared, start: Start, *, eval_only: bool) -> None:
-  """Writes what the workdir keeps of a start."""
+  """Writes the config and tokenizer to the workdir, and rewinds its metrics.
+
+  A run on embeddings also keeps the tower that made them.
+  """
   if not p.main:
     return
   workdir_lib.write_config(p.config, p.workdir)
@@ -167,7 +170,7 @@ def record_start(p: Prepared, start: Start, *, eval_only: bool) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Due:
-  """What is to be done before a step.
+  """The actions due before a step.
 
   Attributes:
     evals: evaluators to run.
@@ -192,17 +195,17 @@ def due(
     stop: bool,
     evaluated: bool,
 ) -> Due:
-  """Returns what is due after `step` updates; looks at nothing but its input.
+  """Returns what is due after `step` updates; depends only on its arguments.
 
   Args:
-    step: updates made.
-    start: updates that were made before this process.
-    total_steps: updates of the whole run.
-    save_steps: updates between checkpoints.
-    every_steps: evaluator -> updates between its evaluations.
-    stop: whether the run is asked to end here. Its evaluations are left to the
-      next start.
-    evaluated: whether the evaluations at `start` are done already.
+    step: number of updates made so far.
+    start: number of updates made before this process started.
+    total_steps: number of updates in the whole run.
+    save_steps: number of updates between checkpoints.
+    every_steps: evaluator name -> number of updates between its evaluations.
+    stop: whether the run is asked to end here; evaluations due at this step are
+      then left to the next start.
+    evaluated: whether the evaluations at `start` are already done.
   """
   last = step == total_steps
   stop = stop and not last
@@ -227,10 +230,10 @@ def train(
     phases: Phases,
     preemption: Preemption,
 ) -> int:
-  """Loops over the steps; returns the step that the run ended at.
+  """Loops over the steps, and returns the step at which the run ended.
 
-  The order within the loop is evaluate, save, read a batch, step, log: so the
-  saved state and the position in the data agree.
+  Each iteration evaluates, saves, reads a batch, steps and logs. In this order
+  the saved state and the position in the data agree.
   """
   config, state = p.config, start.state
   log = _Log(p, checkpoints, start.step, writer, bar, phases)
@@ -275,17 +278,17 @@ def train(
           state, values = p.run.train_step(state, batch)
         metrics.follow(values)
       if (step + 1) % config.log_steps == 0:
-        # Computed behind the step just dispatched, on the device.
+        # The device computes these after the step just dispatched.
         metrics.put(step + 1, values | p.run.learning_rates(step))
   profiler.close(state)
   return step
 
 
 class _Log:
-  """Checks the metrics of steps, and writes those that are logged.
+  """Checks the metrics of steps, and writes those of logged steps.
 
   Attributes:
-    clock: measures examples a second; pause it for what is not training.
+    clock: measures examples per second; paused for all but training.
     last_good: the newest step whose state is known to be good.
   """
 
@@ -305,7 +308,7 @@ class _Log:
     self.clock.start(start * p.config.batch_size)
 
   def check(self, step: int, values: Mapping[str, float]) -> None:
-    """Ends a run that is not worth going on with."""
+    """Raises UserError if the run is not worth continuing."""
     _check_finite(self._checkpoints, values, self.last_good, step)
     _check_replaced(values, step, self._p.config)
 
@@ -324,7 +327,7 @@ class _Log:
 
 
 def _batches(p: Prepared, start: int) -> Iterator[dict[str, jax.Array]]:
-  """Yields global batches from step `start` on, on the devices."""
+  """Returns global batches on the devices, beginning with step `start`."""
   config = p.config
   local = pipeline.train_iterator(
       p.source,

@@ -1,4 +1,4 @@
-"""Nested dicts of parameters by name, and rules over those names."""
+"""Nested dicts of parameters, and rules over parameter names."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from siglip_jax.errors import UserError
 
 
 def flatten(params: Mapping, prefix: str = "") -> dict[str, Any]:
-  """{"img": {"cls": x}} -> {"img/cls": x}, sorted by name."""
+  """Flattens {"img": {"cls": x}} to {"img/cls": x}, sorted by name."""
   flat = {}
   for key in sorted(params):
     value, name = params[key], f"{prefix}{key}"
@@ -22,7 +22,7 @@ def flatten(params: Mapping, prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict:
-  """The inverse of `flatten`."""
+  """Inverts `flatten`."""
   params: dict = {}
   for name, value in flat.items():
     *path, leaf = name.split("/")
@@ -34,36 +34,36 @@ def unflatten(flat: Mapping[str, Any]) -> dict:
 
 
 def select(params: Mapping, names: Iterable[str]) -> dict:
-  """The part of the tree with these names."""
+  """Returns the part of the tree with these names."""
   flat = flatten(params)
   return unflatten({n: flat[n] for n in sorted(names)})
 
 
 def merge(a: Mapping, b: Mapping) -> dict:
-  """The union of two trees with different names."""
+  """Returns the union of two trees without common names."""
   a, b = flatten(a), flatten(b)
   assert not a.keys() & b.keys(), f"in both: {sorted(a.keys() & b.keys())}"
   return unflatten(dict(sorted((a | b).items())))
 
 
 def assign(
-    rules: Sequence[tuple[str, Any]], names: Iterable[str], *, what: str
+    rules: Sequence[Sequence[Any]], names: Iterable[str], *, what: str
 ) -> dict[str, Any]:
-  """Gives each name the value of the first rule whose regex matches it whole.
+  """Maps each name to the value of the first rule that matches it fully.
 
   Args:
-    rules: (regex, value), most specific first.
+    rules: (regex, value) in order of precedence, most specific first.
     names: parameter names such as "img/embedding/kernel".
-    what: the config field the rules come from, for messages.
+    what: name of the config field that holds the rules, for messages.
 
   Raises:
-    UserError: a name no rule matches, or a rule that decides no name.
+    UserError: a name matches no rule, or a rule decides no name.
   """
   try:
     compiled = [(re.compile(regex), value) for regex, value in rules]
   except re.error as e:
     raise UserError(
-        f"{what}: {e.pattern!r} is no regular expression: {e}."
+        f"{what}: {e.pattern!r} is not a regular expression: {e}."
     ) from None
   names = list(names)
   assigned, used = {}, set()
@@ -80,15 +80,15 @@ def assign(
       )
   for i, (regex, _) in enumerate(compiled):
     if i not in used:
-      taken = any(regex.fullmatch(n) for n in names)
-      why = (
+      shadowed = any(regex.fullmatch(n) for n in names)
+      reason = (
           "earlier rules took all it matches. Move it up or remove it."
-          if taken
-          else "it matches none. Mend or remove it."
+          if shadowed
+          else "it matches none. Fix or remove it."
       )
-      like = f" Names look like {names[0]!r}." if names else ""
+      example = f" Names look like {names[0]!r}." if names else ""
       raise UserError(
           f"{what}: every rule must decide a parameter, and {regex.pattern!r}"
-          f" decides none: {why}{like}"
+          f" decides none: {reason}{example}"
       )
   return assigned

@@ -1,4 +1,4 @@
-"""The folder of a run: which files it holds, and how they get there."""
+"""A run's workdir: which files it holds, and how they are written."""
 
 import json
 import os
@@ -11,19 +11,25 @@ from siglip_jax import files
 from siglip_jax.config import schema
 from siglip_jax.data.embeddings import TOWER
 from siglip_jax.data.embeddings import Embeddings
+from siglip_jax.data.tokenizer import FORMATS
 from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 
 _CONFIG = "config.json"
-_TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 
 
 def prepare(workdir: str | Path, index: int) -> Path:
-  """The workdir, made and known to be writable.
+  """Creates the workdir if it is missing, and checks that it is writable.
 
   Args:
-    workdir: a local or mounted folder.
-    index: of this process.
+    workdir: local or mounted folder.
+    index: this process's index.
+
+  Returns:
+    The path of the workdir, with ~ expanded.
+
+  Raises:
+    UserError: the path is remote, or cannot be written to.
   """
   if "://" in str(workdir):
     raise UserError(
@@ -45,31 +51,32 @@ def prepare(workdir: str | Path, index: int) -> Path:
 
 
 def is_workdir(folder: Path) -> bool:
-  """Whether a folder holds what a run writes first or last."""
+  """Whether a folder holds checkpoints or the config of a run."""
   return (folder / "checkpoints").is_dir() or (folder / _CONFIG).is_file()
 
 
 def keep_tokenizer(tokenizer: Tokenizer, workdir: Path) -> None:
-  """Copies the tokenizer beside the weights, under its true name."""
+  """Copies the tokenizer into a workdir, under the name for its format."""
   data = tokenizer.read_bytes()
   with files.replacing(workdir / tokenizer.file_name) as partial:
     partial.write_bytes(data)
-  for name in _TOKENIZERS:
-    if name != tokenizer.file_name:  # of an earlier version, or earlier start
+  for name in FORMATS:
+    if name != tokenizer.file_name:  # of an earlier version or start
       (workdir / name).unlink(missing_ok=True)
 
 
 def tokenizer_path(workdir: Path) -> Path:
   """Returns the path of the tokenizer that `keep_tokenizer` kept."""
-  paths = [workdir / name for name in _TOKENIZERS]
+  paths = [workdir / name for name in FORMATS]
   return next((path for path in paths if path.is_file()), paths[0])
 
 
 def keep_tower(source: Embeddings, workdir: Path) -> None:
-  """Puts the tower that made embeddings into a workdir; a link if possible.
+  """Puts the tower that made embeddings into a workdir, by a link if possible.
 
   Raises:
-    UserError: it is no longer beside the embeddings.
+    UserError: the tower is missing, both beside the embeddings and in the
+      workdir.
   """
   original, target = source.folder / TOWER, workdir / TOWER
   if not original.is_file() and target.is_file():
@@ -87,13 +94,17 @@ def keep_tower(source: Embeddings, workdir: Path) -> None:
 
 
 def write_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
-  """Writes config.json, the config as resolved, in one move."""
+  """Writes the resolved config to config.json, in one move."""
   with files.replacing(workdir / _CONFIG) as partial:
     partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
-  """Reads config.json back."""
+  """Reads the config that `write_config` wrote.
+
+  Raises:
+    UserError: the file is missing, damaged, or not the config of a run.
+  """
   path = workdir / _CONFIG
   if not path.is_file():
     raise UserError(

@@ -43,6 +43,12 @@ def png(color, size=16):
   return out.getvalue()
 
 
+def ramp(h, w, channels=3):
+  """Pixels of which no two neighbours are equal."""
+  pixels = np.arange(h * w * channels) % 251
+  return pixels.astype(np.uint8).reshape(h, w, channels)
+
+
 def captioned_folder(folder: Path, count: int = 48) -> Path:
   """Plain images of a few colors, with captions."""
   folder.mkdir(parents=True, exist_ok=True)
@@ -132,3 +138,10 @@ def tiny_config(folder: Path, tokenizer: Path) -> str:
         c.profile = dict(steps=())
         return c
   """)
+
+
+def tiny(folder: Path, tokenizer: Path):
+  """The config that `tiny_config` is the source of."""
+  names: dict = {}
+  exec(tiny_config(folder, tokenizer), names)
+  return names["get_config"]()

@@ -75,7 +75,7 @@ def test_json_holds_what_the_model_says(command, trained, image):
         ("--model=MODEL MODEL --labels=a", "There is no image"),
         ("--model=MODEL BAD --labels=a", "bad.png cannot be read as an image"),
         ("--model=GONE IMAGE --labels=a", "gone: expected a workdir, a"),
-        ("--model=IMAGE IMAGE --labels=a", "red.png is no .npz"),
+        ("--model=IMAGE IMAGE --labels=a", "red.png is not an .npz"),
         ("--model=CUT IMAGE --labels=a", "config.json is damaged"),
         ("--model=OTHER IMAGE --labels=a", "There is no model.safetensors"),
         ("--model=EMPTY IMAGE --labels=a", "There is no checkpoint in"),

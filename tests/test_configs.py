@@ -1,8 +1,8 @@
 """Every config is valid and its step has a shape."""
 
-import importlib.util
 from pathlib import Path
 
+from config_files import get
 import jax
 import pytest
 
@@ -16,13 +16,6 @@ CONFIGS = sorted(p.stem for p in Path("configs").glob("*.py"))
 LIT = ["b8_lit", "g14_lit", "l256_lit"]
 # Of folders that are not there: what a config says needs none.
 CACHED = "embeddings=nowhere,eval_embeddings=nowhere"
-
-
-def get(name, arg=None):
-  spec = importlib.util.spec_from_file_location(name, f"configs/{name}.py")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module, module.get_config(arg).lock()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +78,7 @@ def test_arguments_have_types_and_names():
   assert get("emoji", "steps=7")[1].total_steps == 7
   with pytest.raises(UserError, match="did you mean 'steps'"):
     get("emoji", "step=7")
-  with pytest.raises(UserError, match="must be a int"):
+  with pytest.raises(UserError, match="must be of type int"):
     get("emoji", "steps=many")
 
 

@@ -1,74 +1,52 @@
 """Imports point one way, and importing does nothing else."""
 
-import ast
 import os
 from pathlib import Path
 import subprocess
 import sys
 
+import house
 import pytest
-
-import siglip_jax
-
-ROOT = Path(siglip_jax.__file__).parent
-# Each may import what is above it, and its own line.
-ORDER = [
-    "errors",
-    "files tree cli multihost plan.chips plan.hlo plan.topology plan",
-    "config config.schema",
-    "data",
-    "workdir",
-    "models sharding schedules",
-    "losses optim weights",
-    "step",
-    "run",
-    "checkpoint metrics inference.encoder inference.export",
-    "init evals",
-    "progress report sanity inference.model",
-    "config.sources config.strings config.check",
-    "embed inference preflight train plan.estimate plan.search",
-    "main classify convert demo plan.__main__",
-]
-
-
-def modules():
-  """Name -> what it imports, anywhere in the file."""
-  found = {}
-  for path in sorted(ROOT.rglob("*.py")):
-    parts = path.relative_to(ROOT.parent).with_suffix("").parts
-    name = ".".join(p for p in parts if p != "__init__")
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-      if isinstance(node, ast.Import):
-        names |= {a.name for a in node.names}
-      elif isinstance(node, ast.ImportFrom):
-        assert not node.level, f"{name}: a relative import"
-        names |= {f"{node.module}.{a.name}" for a in node.names}
-    found[name] = names
-  return found
-
-
-def place(name: str) -> int:
-  """The line of ORDER that a module stands in, by its name or its folder's."""
-  level = {m: i for i, line in enumerate(ORDER) for m in line.split()}
-  parts = name.removeprefix("siglip_jax.").split(".")
-  for end in range(len(parts), 0, -1):
-    if ".".join(parts[:end]) in level:
-      return level[".".join(parts[:end])]
-  raise AssertionError(f"{name} has no place in ORDER")
 
 
 def test_imports_point_one_way():
-  for name, imported in modules().items():
+  for name, imported in house.imports().items():
     if name == "siglip_jax":
       continue  # The public names, loaded on first use.
     for other in imported:
       if other.startswith("siglip_jax."):
-        assert place(other) <= place(name), f"{name} imports {other}"
+        up = house.level(other) > house.level(name)
+        assert not up, f"{name} imports {other}"
+
+
+def test_the_house_is_drawn_as_it_is_today():
+  drawn = Path("docs/architecture.svg").read_text()
+  assert drawn == house.draw(), "run python docs/house.py"
+
+
+def test_at_most_18_modules_lie_at_the_top_level():
+  top = [p.stem for p in Path("siglip_jax").glob("*.py")]
+  assert len(set(top) - {"__init__"}) <= 18, top
+
+
+def test_every_module_has_a_test_of_its_name():
+  missing = []
+  for path in Path("siglip_jax").rglob("*.py"):
+    parts = path.relative_to("siglip_jax").with_suffix("").parts
+    *folder, name = parts
+    if name == "__init__":
+      if not folder or len(path.read_text().splitlines()) <= 12:
+        continue  # a docstring and names
+      name = folder[-1]
+    name = name.strip("_")
+    test = Path("tests", *folder, f"test_{name}.py")
+    if not test.exists():
+      missing.append(f"{path} has no {test}")
+  assert not missing, "\n".join(missing)
 
 
 def test_nothing_imports_in_a_circle():
-  found = modules()
+  found = house.imports()
   graph = {
       name: {i if i in found else i.rpartition(".")[0] for i in imported}
       & (found.keys() - {"siglip_jax"})
@@ -85,7 +63,7 @@ def test_nothing_imports_in_a_circle():
 def test_libraries_stay_where_they_belong(library):
   users = {
       name
-      for name, imported in modules().items()
+      for name, imported in house.imports().items()
       if any(i.split(".")[0] == library for i in imported)
   }
   if library == "flax":

@@ -1,9 +1,13 @@
+"""Metrics: lines on disk, logged one step late, and examples per second."""
+
 import json
 import os
 
+import jax.numpy as jnp
 import pytest
 
 from siglip_jax import metrics
+from siglip_jax.errors import UserError
 
 
 def write(workdir, steps):
@@ -42,7 +46,7 @@ def test_rewind_drops_later_steps_and_a_cut_line(tmp_path):
   assert os.listdir(tmp_path).count("metrics.part") == 0
 
 
-def test_rewind_mends_a_whole_line_without_its_end(tmp_path):
+def test_rewind_completes_a_whole_line_without_its_end(tmp_path):
   write(tmp_path, [10])
   path = tmp_path / "metrics.jsonl"
   path.write_text(path.read_text().rstrip("\n"))
@@ -108,3 +112,74 @@ def test_pauses_do_not_count(monkeypatch):
     raise ValueError
   now[0] += 1.0
   assert clock.rate(1900) == 100.0
+
+
+class Loop:
+  """Steps as `train` makes them, and what `Delayed` does after each."""
+
+  def __init__(self):
+    self.calls = []
+    self.delayed = metrics.Delayed(
+        lambda step, values: self.calls.append(("check", step, values)),
+        lambda step, values: self.calls.append(("log", step, values)),
+    )
+
+  def step(self, number, logged=True):
+    """Dispatches a step; returns what was checked and logged meanwhile."""
+    values = {"train/loss": jnp.float32(number)}
+    self.delayed.follow(values)
+    if logged:
+      self.delayed.put(number, values | {"train/lr": jnp.float32(0.5)})
+    return self.take()
+
+  def settle(self, number):
+    self.delayed.settle(number)
+    return self.take()
+
+  def take(self):
+    taken, self.calls = self.calls, []
+    return taken
+
+
+def line(kind, step):
+  return kind, step, {"train/loss": float(step), "train/lr": 0.5}
+
+
+def test_a_step_is_checked_then_logged_when_the_next_is_dispatched():
+  loop = Loop()
+  assert not loop.delayed.any
+  assert loop.step(1) == []
+  assert loop.delayed.any
+  assert loop.step(2) == [line("check", 1), line("log", 1)]
+  assert loop.step(3, logged=False) == [line("check", 2), line("log", 2)]
+  assert loop.step(4) == []  # the third was not to be logged
+  assert loop.step(5) == [line("check", 4), line("log", 4)]
+
+
+def test_settling_logs_what_is_pending_once():
+  loop = Loop()
+  loop.step(1)
+  assert loop.settle(1) == [line("check", 1), line("log", 1)]
+  assert loop.step(2) == []
+
+
+def test_settling_checks_the_newest_step_if_it_is_not_logged():
+  loop = Loop()
+  assert loop.settle(0) == []  # no step yet
+  loop.step(1)
+  loop.step(2, logged=False)
+  assert loop.settle(2) == [("check", 2, {"train/loss": 2.0})]
+
+
+def test_a_step_that_fails_its_check_is_not_logged():
+  def fail(step, values):
+    raise UserError(f"step {step}: loss {values['train/loss']}")
+
+  logged = []
+  delayed = metrics.Delayed(fail, lambda *args: logged.append(args))
+  bad = {"train/loss": jnp.float32("nan")}
+  delayed.follow(bad)
+  delayed.put(1, bad)
+  with pytest.raises(UserError, match="step 1: loss nan"):
+    delayed.follow(bad)
+  assert not logged

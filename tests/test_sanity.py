@@ -29,7 +29,7 @@ def make_loss(understands: bool):
 
 
 def test_true_pairs_are_told_from_shuffled_ones():
-  seen = sanity.look(make_loss(True), jnp.float32(0), BATCH)
+  pair = sanity.compare(make_loss(True), jnp.float32(0), BATCH)
   expected = [
       float(
           losses.sigmoid_loss(
@@ -38,20 +38,20 @@ def test_true_pairs_are_told_from_shuffled_ones():
       )
       for t in (BATCH["text"], jnp.roll(BATCH["text"], 1, axis=0))
   ]
-  np.testing.assert_allclose([seen.paired, seen.shuffled], expected, rtol=1e-6)
-  assert not seen.suspicious
-  assert sanity.look(make_loss(False), jnp.float32(0), BATCH).suspicious
+  np.testing.assert_allclose([pair.paired, pair.shuffled], expected, rtol=1e-6)
+  assert not pair.suspicious
+  assert sanity.compare(make_loss(False), jnp.float32(0), BATCH).suspicious
 
 
 @pytest.mark.parametrize("paired", [2.0, 9.0, float("nan")])
 def test_a_suspicious_loss_is_warned_of(capsys, caplog, paired):
   score = Score(name="zeroshot/a/top1", value=0.5, lo=0, hi=1, chance=0.1, n=6)
-  sanity.report(sanity.Look(paired=paired, shuffled=9.0), [score])
+  sanity.report(sanity.Losses(paired=paired, shuffled=9.0), [score])
   out = capsys.readouterr().out
   assert "with the texts shuffled 9" in out and "zeroshot/a/top1 50.0%" in out
   assert "the tokenizer, its padding" in caplog.text
   caplog.clear()
-  sanity.report(sanity.Look(paired=0.5, shuffled=9.0), [])
+  sanity.report(sanity.Losses(paired=0.5, shuffled=9.0), [])
   assert not caplog.text
 
 

@@ -4,51 +4,16 @@ import re
 
 import jax
 from jax.extend import core
-import ml_collections
 from ml_dtypes import bfloat16
 import numpy as np
 import pytest
+import toy
 
 from siglip_jax import sharding
 from siglip_jax import tree
-from siglip_jax.errors import UserError
 from siglip_jax.models import two_towers
 from siglip_jax.plan import estimate
 from siglip_jax.run import Run
-
-
-def config(**changes):
-  c = ml_collections.ConfigDict()
-  c.seed, c.total_steps, c.batch_size, c.microbatch = 0, 10, 32, 0
-  c.image_size, c.text_len = 16, 8
-  c.model = dict(
-      image=dict(width=64, depth=1, mlp_dim=128, num_heads=2, patch=8),
-      text=dict(width=64, depth=1, mlp_dim=128, num_heads=2, vocab_size=64),
-      out_dim=(None, 64),
-      bias_init=-3.0,
-  )
-  c.loss = dict(name="ring_sigmoid", block=3)
-  # SGD: parameters move in proportion to gradients, so they compare them.
-  c.optim = dict(
-      name="sgd", lr=0.1, wd=1e-3, schedule=[(".*", dict(decay="none"))]
-  )
-  c.mesh = dict(data=-1)
-  c.sharding = [(".*", "fsdp")]
-  for key, value in changes.items():
-    c[key] = value
-  return c
-
-
-def batches(steps=3, n=32):
-  rng = np.random.default_rng(0)
-  return [
-      {
-          "image": rng.integers(0, 256, (n, 16, 16, 3), np.uint8),
-          "text": rng.integers(0, 64, (n, 8), np.int32),
-          "replaced": np.full(n, -1, np.int32),
-      }
-      for _ in range(steps)
-  ]
 
 
 def locking(**img):
@@ -65,7 +30,7 @@ def train(c, devices=8, steps=3, data=None, rows=False):
   run = Run(c, sharding.make_mesh(**c.mesh, devices=jax.devices()[:devices]))
   state, losses = run.init(), []
   first = jax.device_get(state.params)
-  for batch in data or batches(steps):
+  for batch in data or toy.batches(steps):
     if rows:
       batch["image"] = batch["image"].reshape(len(batch["image"]), -1)
     batch = jax.device_put(batch, sharding.batch_sharding(run.mesh))
@@ -76,7 +41,7 @@ def train(c, devices=8, steps=3, data=None, rows=False):
 
 @pytest.fixture(scope="module")
 def reference():
-  return train(config(), devices=1)
+  return train(toy.config(), devices=1)
 
 
 def assert_same(a, b, rtol=1e-5):
@@ -98,7 +63,7 @@ def test_eight_devices_give_the_losses_of_one(reference, mesh):
       (".*/Dense_0/kernel", ("fsdp", "tensor")),
       (".*", "fsdp"),
   ]
-  got = train(config(mesh=mesh, sharding=rules))
+  got = train(toy.config(mesh=mesh, sharding=rules))
   assert_same(got, reference)
   kernel = got[2].params["img"]["Transformer"]["encoderblock_0"]["MlpBlock_0"][
       "Dense_0"
@@ -108,13 +73,13 @@ def test_eight_devices_give_the_losses_of_one(reference, mesh):
 
 
 def test_microbatches_give_the_gradients_of_the_full_batch(reference):
-  assert_same(train(config(microbatch=8), rows=True), reference)
+  assert_same(train(toy.config(microbatch=8), rows=True), reference)
 
 
 @pytest.mark.tpu_compile
 def test_no_second_copy_of_the_images_is_made(slices):
   where = slices("v4:2x2x1")
-  c = config(batch_size=4096, microbatch=512)
+  c = toy.config(batch_size=4096, microbatch=512)
   _, lowered = estimate.lower(c, where)
   text = lowered.compile().as_text()
   entry = text[text.index("ENTRY ") :]
@@ -127,14 +92,14 @@ def test_no_second_copy_of_the_images_is_made(slices):
 def test_fused_attention_gives_the_same_steps_in_slices_and_shards(
     reference, microbatch
 ):
-  fused = config(microbatch=microbatch, mesh=dict(data=2, fsdp=2, tensor=2))
+  fused = toy.config(microbatch=microbatch, mesh=dict(data=2, fsdp=2, tensor=2))
   fused.model.attention = "fused"
   assert_same(train(fused), reference)
 
 
 @pytest.fixture(scope="module")
 def locked():
-  return train(config(optim=locking()), devices=1, steps=2)
+  return train(toy.config(optim=locking()), devices=1, steps=2)
 
 
 def test_a_frozen_tower_keeps_every_bit_and_no_memory(locked):
@@ -143,7 +108,7 @@ def test_a_frozen_tower_keeps_every_bit_and_no_memory(locked):
 
 def test_a_frozen_text_tower_does_so_too_on_eight_devices():
   rules = [("txt/.*", None), (".*", dict(decay="none"))]
-  c = config(optim=dict(lr=1e-2, schedule=rules))
+  c = toy.config(optim=dict(lr=1e-2, schedule=rules))
   assert_frozen(train(c, steps=2), "txt")
 
 
@@ -177,7 +142,7 @@ def matmuls(jaxpr, side):
 def test_of_a_locked_tower_only_the_forward_pass_is_made(
     locked, microbatch, remat
 ):
-  c = config(microbatch=microbatch)
+  c = toy.config(microbatch=microbatch)
   c.model.remat, c.model.image.pool_type = remat, "gap"
   c.model.image.mlp_dim, c.model.text.mlp_dim = 136, 152
   sides = {"img": 136, "txt": 152}
@@ -191,21 +156,21 @@ def test_of_a_locked_tower_only_the_forward_pass_is_made(
 
 
 def test_a_delayed_tower_is_locked_until_then_and_trains_from_there(locked):
-  c = config(optim=locking(decay="none", delay_steps=2))
+  c = toy.config(optim=locking(decay="none", delay_steps=2))
   run, first, state, losses = train(c, devices=1, steps=2)
   assert losses == locked[3]
   first, now = tree.flatten(first), tree.flatten(jax.device_get(state.params))
   for name, value in tree.flatten(jax.device_get(locked[2].params)).items():
     np.testing.assert_array_equal(now[name], value, err_msg=name)
     assert np.array_equal(value, first[name]) == name.startswith("img/"), name
-  batch = jax.device_put(batches(1)[0], sharding.batch_sharding(run.mesh))
+  batch = jax.device_put(toy.batches(1)[0], sharding.batch_sharding(run.mesh))
   state, _ = run.train_step(state, batch)
   for name, value in tree.flatten(jax.device_get(state.params)).items():
     assert not np.array_equal(value, now[name]), name
 
 
 def test_a_frozen_tower_may_be_kept_and_run_in_bfloat16(locked):
-  c = config(optim=locking() | dict(frozen_dtype="bfloat16"))
+  c = toy.config(optim=locking() | dict(frozen_dtype="bfloat16"))
   c.model.image.dtype = "bfloat16"
   run, _, state, losses = train(c, devices=1, steps=2)
   for name, x in tree.flatten(state.params).items():
@@ -218,7 +183,7 @@ def test_a_frozen_tower_may_be_kept_and_run_in_bfloat16(locked):
 
 def test_bfloat16_embeddings_give_the_steps_of_the_tower_that_made_them():
   lock = [("img/.*", None), (".*", dict(decay="none"))]
-  online = config()
+  online = toy.config()
   online.model.dtype = online.loss.dtype = "bfloat16"
   online.optim.schedule = lock
   run, _, state, losses = train(online, devices=1)
@@ -227,7 +192,7 @@ def test_bfloat16_embeddings_give_the_steps_of_the_tower_that_made_them():
   )
   given = [
       b | {"image": np.asarray(encode(state.params, b["image"]), bfloat16)}
-      for b in batches()
+      for b in toy.batches()
   ]
   online.optim.schedule = lock[1:]
   online.model.embedded = True
@@ -238,38 +203,9 @@ def test_bfloat16_embeddings_give_the_steps_of_the_tower_that_made_them():
 
 
 def test_replaced_examples_are_counted_on_device():
-  run = Run(config(), sharding.make_mesh())
-  batch = batches(1)[0]
+  run = Run(toy.config(), sharding.make_mesh())
+  batch = toy.batches(1)[0]
   batch["replaced"][[3, 20]] = 7
   batch = jax.device_put(batch, sharding.batch_sharding(run.mesh))
   state, metrics = run.train_step(run.init(), batch)
   assert int(metrics["data/replaced"]) == int(state.replaced) == 2
-
-
-def test_each_rule_that_trains_has_its_rate_logged():
-  one = Run(config(), sharding.make_mesh())
-  assert {k: float(v) for k, v in one.learning_rates(3).items()} == (
-      pytest.approx({"train/lr": 0.1})
-  )
-  optim = dict(
-      lr=0.5,
-      schedule=[
-          ("img/.*", None),
-          ("txt/.*", dict(decay="none", warmup_steps=4)),
-          (".*", dict(decay="none")),
-      ],
-  )
-  two = Run(config(optim=optim), sharding.make_mesh())
-  assert {k: float(v) for k, v in two.learning_rates(1).items()} == (
-      pytest.approx({"train/lr/txt/.*": 0.125, "train/lr/.*": 0.5})
-  )
-
-
-def test_epochs_are_those_of_the_training_data():
-  rule = [(".*", dict(decay="none", warmup_epochs=1))]
-  c = config(optim=dict(lr=0.5, schedule=rule))
-  run = Run(c, sharding.make_mesh(), num_examples=128)
-  rates = [float(run.learning_rates(n)["train/lr"]) for n in range(6)]
-  assert rates == [0.0, 0.125, 0.25, 0.375, 0.5, 0.5]
-  with pytest.raises(UserError, match="warmup_epochs needs .*warmup_steps"):
-    Run(c, sharding.make_mesh())

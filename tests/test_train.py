@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own: killed, stopped, damaged, refused."""
+"""What is due at each step; whole runs killed, stopped, damaged, refused."""
 
 import json
 import os
@@ -16,6 +16,7 @@ import pytest
 
 import siglip_jax
 from siglip_jax import schedules
+from siglip_jax import train
 from siglip_jax import tree
 from siglip_jax.data import folders
 from siglip_jax.data import tokenizer
@@ -24,6 +25,47 @@ from siglip_jax.errors import TRY_AGAIN
 
 OF_THE_MACHINE = "_per_second$|_seconds$|wait_share$|^host/"
 ENV = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+@pytest.mark.parametrize(
+    "step, state, evals, does",
+    [
+        # The first step: of a new run, of one that was evaluated, and not.
+        (0, dict(evaluated=True), "", ""),
+        (0, dict(evaluated=False), "often rarely", ""),
+        (8, dict(start=8, evaluated=True), "", ""),
+        (8, dict(start=8, evaluated=False), "often rarely", ""),
+        (6, dict(start=6, evaluated=False), "often", ""),
+        (10, dict(start=10, evaluated=False), "often", ""),  # saved there
+        # Steps on the way.
+        (1, dict(), "", ""),
+        (2, dict(), "often", ""),
+        (5, dict(), "", "save"),
+        (8, dict(), "often rarely", ""),
+        (10, dict(), "often", "save"),
+        # The last step evaluates and saves all, even where it is the first.
+        (21, dict(), "often rarely", "save last"),
+        (21, dict(start=21, evaluated=True), "often rarely", "save last"),
+        (21, dict(stop=True), "often rarely", "save last"),
+        # A stop saves at once, and leaves evaluations to the next start.
+        (3, dict(stop=True), "", "save stop"),
+        (8, dict(stop=True), "", "save stop"),
+        (8, dict(start=8, stop=True, evaluated=False), "", "save stop"),
+        (0, dict(stop=True), "", "save stop"),
+    ],
+)
+def test_what_is_due_at_a_step(step, state, evals, does):
+  options = dict(start=0, stop=False, evaluated=True) | state
+  got = train.due(
+      step,
+      total_steps=21,
+      save_steps=5,
+      every_steps={"often": 2, "rarely": 8},
+      **options,
+  )
+  assert got.evals == evals.split()
+  flags = [f for f in ("save", "stop", "last") if getattr(got, f)]
+  assert flags == does.split()
 
 
 def start(place, workdir, *flags):
@@ -143,13 +185,13 @@ def test_a_batch_that_never_comes_ends_the_run_with_its_stacks(
 ):
   code = """
 import time
-from siglip_jax import train
-to_device = train._to_device
+from siglip_jax.data import prefetch
+to_device = prefetch.to_device
 def hanging(*args):
   for i, batch in enumerate(to_device(*args)):
     time.sleep(600 if i == 5 else 0)
     yield batch
-train._to_device = hanging
+prefetch.to_device = hanging
 """
   out = finish(
       place / "hung",

@@ -68,5 +68,5 @@ def test_rules_without_names_are_a_user_error():
 
 
 def test_an_invalid_regex_is_named():
-  with pytest.raises(UserError, match=r"config\.x: '\(img' is no regular"):
+  with pytest.raises(UserError, match=r"config\.x: '\(img' is not a regular"):
     assign(("(img", 1))

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# tpu/create.sh: makes the slice of tpu/env.sh, or waits for it in the queue.
-# Started again it goes on waiting; a slice that is ready stays as it is.
+# tpu/create.sh: creates the slice described in tpu/env.sh, or waits for it in
+# the queue. If run again, it continues waiting. A ready slice stays as it is.
 
 # shellcheck source=tpu/settings.sh
 . "$(dirname "$0")/settings.sh"
 # shellcheck source=tpu/gcloud.sh
 . "$TPU/gcloud.sh"
 
-# The arguments that both ways of asking share, one a line.
+# Prints the arguments that both kinds of request share, one per line.
 shared_arguments() {
   echo "--accelerator-type=$ACCELERATOR_TYPE"
   case $PROVISIONING in
@@ -21,7 +21,7 @@ shared_arguments() {
   echo --scopes=https://www.googleapis.com/auth/cloud-platform
 }
 
-# ask KIND NAME ARGUMENTS...
+# ask KIND NAME ARGUMENTS...: requests the slice.
 ask() {
   local kind=$1 line
   shift
@@ -41,7 +41,7 @@ ask_queue() {
   ask queued-resources "$@"
 }
 
-# Returns when the request is filled; every change of state is printed.
+# Prints every change of the request's state, and returns once it is filled.
 wait_in_queue() {
   local state last=''
   while state=$(queue_state ACTIVE) || exit; do

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# tpu/delete.sh: gives the slice and its place in the queue back. What is on
-# the workers' own disks is gone; the bucket is not touched.
+# tpu/delete.sh: deletes the slice and its request in the queue. The workers'
+# own disks are deleted too; the bucket is not touched.
 
 # shellcheck source=tpu/settings.sh
 . "$(dirname "$0")/settings.sh"
 # shellcheck source=tpu/gcloud.sh
 . "$TPU/gcloud.sh"
 
-# remove KIND NAME FLAG...: that it went away by itself meanwhile is fine.
+# remove KIND NAME FLAG...: deletes it; succeeds if it no longer exists.
 remove() {
   local kind=$1
   shift
@@ -15,12 +15,12 @@ remove() {
   grep -q NOT_FOUND "$SCRATCH/delete" || explain "$SCRATCH/delete"
 }
 
-# What a dry run supposes: the slice that tpu/create.sh made.
+# A dry run assumes that the slice made by tpu/create.sh exists.
 [ "$QUEUED" = 1 ] && made=ACTIVE alone=NONE || made=NONE alone=READY
 
 queued=$(queue_state "$made") || exit
 if [ "$queued" != NONE ]; then
-  # --force takes its machines along.
+  # --force deletes the request's machines too.
   remove queued-resources "$QUEUE" --force
 fi
 state=$(node_state "$alone") || exit

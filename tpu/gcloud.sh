@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced after settings.sh: gcloud, what its failures mean, what exists.
+# Sourced after settings.sh: runs gcloud, explains its failures, and tells which
+# resources exist.
 
 SCRATCH=$(mktemp -d)
 readonly SCRATCH QUEUE=$TPU_NAME-queue
@@ -9,7 +10,7 @@ trap 'rm -rf "$SCRATCH"' EXIT
   "gcloud is not on the PATH. Install the Google Cloud CLI, then run" \
   "'gcloud auth login'."
 
-# Runs gcloud, or in a dry run prints the command.
+# Runs gcloud; a dry run prints the command instead.
 call() {
   if [ "$DRY_RUN" = 1 ]; then
     say "$(quoted gcloud "$@")"
@@ -24,7 +25,7 @@ tpus() {
   call compute tpus "$kind" "$verb" "$@" --project="$PROJECT" --zone="$ZONE"
 }
 
-# explain FILE: dies with what gcloud's error output in it means.
+# explain FILE: dies with an explanation of gcloud's error output in FILE.
 explain() {
   local said
   said=$(grep '^ERROR' "$1" | tail -n 1)
@@ -50,13 +51,14 @@ explain() {
       wrong "The TPU API is off in project $PROJECT. Run 'gcloud services" \
         "enable tpu.googleapis.com --project=$PROJECT'. ($said)" ;;
     *PERMISSION_DENIED* | *ermission*denied*)
-      wrong "Your account may not do this in project $PROJECT, or there" \
-        "is no such project. It needs the role TPU Admin. ($said)" ;;
+      wrong "Your account may not do this in project $PROJECT, or that" \
+        "project does not exist. It needs the role TPU Admin. ($said)" ;;
     *) wrong "gcloud failed: $said" ;;
   esac
 }
 
-# Prints a describe's FORMAT, or NONE; in a dry run the first argument.
+# described ASSUMED KIND NAME FORMAT: prints FORMAT of a resource, or NONE if it
+# does not exist. A dry run prints ASSUMED.
 described() {
   local assumed=$1 kind=$2 name=$3 format=$4 found
   if [ "$DRY_RUN" = 1 ]; then
@@ -72,15 +74,17 @@ described() {
   fi
 }
 
-# READY, CREATING, REPAIRING, PREEMPTED ... or NONE.
+# Prints READY, CREATING, REPAIRING, PREEMPTED ... or NONE.
 node_state() { described "$1" tpu-vm "$TPU_NAME" 'value(state)'; }
 
-# WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE, FAILED, SUSPENDED ... or NONE.
+# Prints WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE, FAILED, SUSPENDED ... or
+# NONE.
 queue_state() {
   described "$1" queued-resources "$QUEUE" 'value(state.state)'
 }
 
-# Whether what is there can never get ready; no while that is not known.
+# Whether the slice or its request can never become ready. False if the state
+# cannot be read.
 slice_is_dead() {
   local node queue
   node=$(node_state NONE) && queue=$(queue_state NONE) || return 1
@@ -95,7 +99,7 @@ slice_is_dead() {
 }
 
 worker_count() {
-  # A dry run cannot ask.
+  # A dry run cannot ask, so it assumes the usual number.
   described "$(usual_workers "${ACCELERATOR_TYPE##*-}")" tpu-vm "$TPU_NAME" \
     'value(networkEndpoints.len())'
 }

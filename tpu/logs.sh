@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# tpu/logs.sh [WORKER]: follows a worker's log, 0 unless told, to the run's end.
-# tpu/logs.sh all: the last 20 lines of each.
+# tpu/logs.sh [WORKER]: follows a worker's log until the run ends; default 0.
+# tpu/logs.sh all: prints the last 20 lines of every worker's log.
 
 # shellcheck source=tpu/settings.sh
 . "$(dirname "$0")/settings.sh"

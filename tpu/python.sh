@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# tpu/python.sh MODULE ARGUMENTS...: `python -m MODULE` on all workers, such as
-# siglip_jax.embed, and follows worker 0. What goes on in it outlives this
-# script, as with tpu/run.sh, and it exits the same way.
+# tpu/python.sh MODULE ARGUMENTS...: runs `python -m MODULE`, for example
+# siglip_jax.embed, on all workers and follows worker 0's log. As with
+# tpu/run.sh, the command outlives this script and the exit codes are the same.
 
 # shellcheck source=tpu/settings.sh
 . "$(dirname "$0")/settings.sh"

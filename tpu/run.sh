@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# tpu/run.sh CONFIG WORKDIR [--config.KEY=VALUE ...]: trains on all workers, or
-# resumes, and follows worker 0. The run outlives this script: interrupt it and
-# `tpu/logs.sh` follows on. Exits as the run did: 0 done, 2 a restart cannot
-# mend it, 75 the same command goes on.
+# tpu/run.sh CONFIG WORKDIR [--config.KEY=VALUE ...]: starts or resumes training
+# on all workers, and follows worker 0's log. The run outlives this script: if
+# you interrupt it, `tpu/logs.sh` follows the log again. Exits with the run's
+# code: 0 done, 2 a restart cannot fix it, 75 the same command continues.
 
 # shellcheck source=tpu/settings.sh
 . "$(dirname "$0")/settings.sh"

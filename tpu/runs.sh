@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Sourced after workers.sh: a command on all workers, from its start to its end.
+# Sourced after workers.sh: runs a command on all workers, from start to end.
 
-: "${STOP_SECONDS:=600}" # what saving a checkpoint may take
+: "${STOP_SECONDS:=600}" # time limit for saving a checkpoint
 
-# check_run CONFIG WORKDIR ARGUMENTS...: what can be seen to be wrong from here.
-# Leaves the run's arguments in RUN_ARGUMENTS.
+# check_run SCRIPT CONFIG WORKDIR ARGUMENTS...: checks all that can be checked
+# from this machine. Leaves the run's arguments in RUN_ARGUMENTS.
 check_run() {
   local script=$1 config=${2-} workdir=${3-} file
   [ $# -ge 3 ] || wrong "Both a config and a workdir are needed:" \
@@ -25,27 +25,28 @@ check_run() {
   RUN_ARGUMENTS=("--config=$config" "--workdir=$workdir" "$@")
 }
 
-# What identifies `python -m MODULE ARGUMENTS` on the workers.
+# command_digest MODULE: prints what identifies `python -m MODULE ARGUMENTS` on
+# the workers.
 command_digest() {
   printf '%s\0' "$1" "${RUN_ARGUMENTS[@]}" | digest
 }
 
-# start_all MODULE
+# start_all MODULE: starts it on all workers, with RUN_ARGUMENTS.
 start_all() {
   on_all on_worker start "$1" ${RUN_ARGUMENTS[@]+"${RUN_ARGUMENTS[@]}"}
 }
 
-# read_report WORKER: into STATE CODE STOPPED ARGUMENTS COMMAND.
+# read_report WORKER: sets STATE CODE STOPPED ARGUMENTS COMMAND from its report.
 read_report() {
   if [ "$DRY_RUN" = 1 ]; then
     STATE=ended CODE=0 STOPPED=- ARGUMENTS=- COMMAND=
   else
-    # shellcheck disable=SC2034  # for who sources this
+    # shellcheck disable=SC2034  # used by the scripts that source this file
     read -r STATE CODE STOPPED ARGUMENTS COMMAND <"$SCRATCH/out.$1"
   fi
 }
 
-# How many of the workers that on_all or try_all asked are running.
+# Prints how many workers are running, by their answers to on_all or try_all.
 running() {
   local worker found=0
   for ((worker = 0; worker < WORKERS; worker++)); do
@@ -55,8 +56,8 @@ running() {
   echo "$found"
 }
 
-# Reports of all. A laptop that wakes up has no network at first, so it tries
-# again, unless the slice is known to be gone.
+# Asks all workers for their reports. A laptop that wakes up has no network at
+# first, so this tries again, unless the slice is known to be gone.
 ask_all() {
   local tries state
   for ((tries = 1; tries < 5; tries++)); do
@@ -67,7 +68,7 @@ ask_all() {
   on_all on_worker report
 }
 
-# Prints worker 0's log until its run ends, whatever happens to connections.
+# Prints worker 0's log until its run ends, even if connections are lost.
 attend() {
   local lines=+1
   trap 'say "The run goes on. tpu/logs.sh follows it, tpu/stop.sh ends it."
@@ -84,7 +85,8 @@ attend() {
   trap - INT
 }
 
-# The others end soon after worker 0: with it, or by their own time limit.
+# Waits for all workers to end. The others end soon after worker 0: together
+# with it, or by their own time limit. After STOP_SECONDS they are stopped.
 let_all_end() {
   local waited=0
   while [ "$(running)" != 0 ]; do
@@ -98,8 +100,8 @@ let_all_end() {
   done
 }
 
-# Says how each failed worker ended, and exits with the run's code: 2 if any
-# gave that, then any unforeseen one, then 75.
+# Waits for the run, prints how each failed worker ended, and returns the run's
+# code: 2 if any worker gave 2, else any unforeseen code, else 75 or 0.
 finish() {
   local worker result=$DONE
   attend
@@ -120,7 +122,7 @@ finish() {
   return "$result"
 }
 
-# One line for each worker that failed, with the last thing it logged.
+# Prints one line for each worker that failed, with the last line of its log.
 tell_failures() {
   local entry worker how
   try_all on_worker last_lines 5
@@ -134,7 +136,7 @@ tell_failures() {
   done
 }
 
-# The whole of it, with the code in place: preflight, then the run.
+# Runs preflight, then the run itself. The code must be on the workers already.
 run_all() {
   start_all siglip_jax.preflight
   (finish) || return

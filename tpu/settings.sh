@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# Sourced by every script: tpu/env.sh read and checked, errors in one line.
+# Sourced by every script: reads and checks tpu/env.sh. Errors take one line.
 #
-# Exit codes, those of `python -m siglip_jax.main`: 0 done; 2 a restart cannot
-# mend it; 75 the same command again may. Bash 3.2 will do.
+# Exit codes are those of `python -m siglip_jax.main`: 0 done; 2 a restart
+# cannot fix it; 75 the same command again may. Bash 3.2 is enough.
 
 set -uo pipefail
 
-# shellcheck disable=SC2034  # for who sources this, as is ROOT
+# shellcheck disable=SC2034  # used by the scripts that source this file
 readonly DONE=0 WRONG=2 AGAIN=75
 TPU=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$TPU")
@@ -18,11 +18,11 @@ readonly TPU ROOT
 # shellcheck source=tpu/chips.sh
 . "$TPU/chips.sh"
 
-# What is printed inside $(...) for people to read goes where stdout went.
+# Messages printed inside $(...) go to the script's own stdout, through fd 3.
 exec 3>&1
 
 say() { printf '%s\n' "$*" >&3; }
-# For what a dry run, which prints commands alone, does not say.
+# Prints a message, except in a dry run, which prints only commands.
 note() { [ "$DRY_RUN" = 1 ] || say "$@"; }
 
 # die STATUS MESSAGE...
@@ -36,7 +36,7 @@ die() {
 wrong() { die "$WRONG" "$@"; }
 again() { die "$AGAIN" "$@"; }
 
-# One word for a POSIX shell; plain words stay as they are.
+# Quotes one word for a POSIX shell; plain words stay as they are.
 quote() {
   local mark="'" escaped="'\\''"
   case $1 in
@@ -46,7 +46,7 @@ quote() {
   esac
 }
 
-# Its arguments as one line of shell that means the same.
+# Prints its arguments as one line of shell, quoted where needed.
 quoted() {
   local word first=1
   for word in "$@"; do

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# tpu/setup.sh: on every worker the code, Python, the pinned packages, the
-# bucket and the run's environment. Started again it does only what is missing.
+# tpu/setup.sh: sets up the code, Python, the pinned packages, the bucket and
+# the run's environment on every worker. If run again, it does only what is
+# missing.
 
 # shellcheck source=tpu/settings.sh
 . "$(dirname "$0")/settings.sh"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# tpu/status.sh: the slice, and of each worker the state of the run, its exit
-# code, the code's digest, the disk that is left and the last line of its log.
+# tpu/status.sh: prints the state of the slice, and for each worker the state of
+# the run, its exit code, the code's digest, the free disk space and the last
+# line of the log.
 
 # shellcheck source=tpu/settings.sh
 . "$(dirname "$0")/settings.sh"
@@ -9,7 +10,7 @@
 # shellcheck source=tpu/workers.sh
 . "$TPU/workers.sh"
 
-# What worker N answered to try_all, or why it did not.
+# describe_worker N: prints worker N's answer to try_all, or why it has none.
 describe_worker() {
   case $(code_of "$1") in
     0) cat "$SCRATCH/out.$1" ;;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# tpu/stop.sh: ends the run; it saves first. The slice stays, and costs;
-# tpu/delete.sh gives it back. tpu/run.sh with the same words goes on.
+# tpu/stop.sh: saves and ends the run. The slice stays and still costs money;
+# tpu/delete.sh deletes it. tpu/run.sh with the same arguments resumes the run.
 
 # shellcheck source=tpu/settings.sh
 . "$(dirname "$0")/settings.sh"
@@ -9,7 +9,7 @@
 # shellcheck source=tpu/workers.sh
 . "$TPU/workers.sh"
 
-: "${STOP_SECONDS:=600}" # then it is killed
+: "${STOP_SECONDS:=600}" # time limit for saving; then the run is killed
 
 count_workers
 on_all on_worker stop "$STOP_SECONDS" marked

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# tpu/watch.sh CONFIG WORKDIR [--config.KEY=VALUE ...]: `tpu/run.sh` until the
-# run is done or a restart cannot mend it. Makes the slice, and makes it again
-# when it was taken away. Started again, it joins the run that is going on.
+# tpu/watch.sh CONFIG WORKDIR [--config.KEY=VALUE ...]: repeats `tpu/run.sh`
+# until the run is done or a restart cannot fix it. Creates the slice, and
+# creates it again if it was taken away. If this script is started again, it
+# joins the run in progress.
 
 # shellcheck source=tpu/settings.sh
 . "$(dirname "$0")/settings.sh"
@@ -12,10 +13,10 @@
 # shellcheck source=tpu/runs.sh
 . "$TPU/runs.sh"
 
-: "${MAX_FAILURES:=5}"        # in a row, each sooner than
-: "${HEALTHY_SECONDS:=1800}"  # after its start
+: "${MAX_FAILURES:=5}"        # early ends in a row before giving up
+: "${HEALTHY_SECONDS:=1800}"  # early: sooner than this after the start
 
-# again_or_exit STATUS: goes on after a pause only if that may help.
+# again_or_exit STATUS: pauses if trying again may help, otherwise exits.
 again_or_exit() {
   [ "$1" = $AGAIN ] || exit "$1"
   sleep "$POLL_SECONDS"
@@ -24,19 +25,20 @@ again_or_exit() {
 make_slice() {
   until "$TPU/create.sh"; do
     again_or_exit $?
-    # A place in the queue is not given up because the network was down.
+    # Only a dead slice is deleted: a network failure must not cost the place in
+    # the queue.
     ! slice_is_dead || "$TPU/delete.sh" || again_or_exit $?
   done
 }
 
-# Joins the run that is going on, if it is this one on all workers; else runs.
+# Joins the run in progress if it is this one on all workers; otherwise runs.
 join_or_run() {
   local worker mine busy
   count_workers
   try_all on_worker report
   mine=$(command_digest siglip_jax.main)
   for ((worker = 0; worker < WORKERS; worker++)); do
-    # 127: no code there yet, so no run either.
+    # 127: the worker has no code yet, so it has no run either.
     case $(code_of "$worker") in
       0) ;;
       127) : >"$SCRATCH/out.$worker" ;;
@@ -56,7 +58,7 @@ join_or_run() {
     return
   fi
   [ "$busy" = 0 ] || on_all on_worker stop "$STOP_SECONDS" unmarked
-  # A worker may be another machine than before, or have lost its mount.
+  # A worker may be a different machine than before, or have lost its mount.
   "$TPU/setup.sh" && run_all
 }
 

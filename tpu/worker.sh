@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs on a worker, in the home of whoever logs in there; the other scripts call
-# it. A run's state is files, so it outlives every connection to it.
+# Runs on a worker, in the home of the user who logs in; the other scripts call
+# it. A run's state is kept in files, so it outlives every connection.
 
 set -uo pipefail
 
@@ -10,11 +10,12 @@ readonly BUCKET_DIR=$HOME/bucket UV=uv==0.13.8
 readonly AGAIN=75
 : "${POLL_SECONDS:=1}"
 
-# The errors that the same command again does not mend, and those it may.
+# wrong: an error that the same command would give again. again: an error that
+# may go away.
 wrong() { printf 'error: %s\n' "$*" >&2 && exit 2; }
 again() { printf 'error: %s\n' "$*" >&2 && exit "$AGAIN"; }
 
-# unpack DIGEST: ~/siglip_jax.tar.gz becomes the code, whole or not at all.
+# unpack DIGEST: replaces the code by ~/siglip_jax.tar.gz, whole or not at all.
 unpack() {
   local found
   found=$(sha256sum "$HOME/siglip_jax.tar.gz" | cut -c 1-64)
@@ -33,13 +34,13 @@ replace_code() {
     rm -rf "$CODE" && mv "$CODE.new" "$CODE"
 }
 
-# What an installation depends on.
+# Prints a digest of what an installation depends on.
 wanted() { cat "$CODE/setup.py" "$CODE/tpu/constraints.txt" | sha256sum; }
 
-# install: Python and the pinned packages, once for each list of them.
+# install: installs Python and the pinned packages, once per list of packages.
 #
-# The images bring Python 3.10. uv fetches another one as a user, where apt
-# waits for the upgrades that a new machine does first, and Ubuntu 22.04's own
+# The images bring Python 3.10. uv fetches another one without root. apt would
+# wait for the upgrades that a new machine does first, and Ubuntu 22.04's own
 # 3.11 is a release candidate.
 install() {
   [ "$(wanted)" != "$(cat "$VENV/installed" 2>/dev/null)" ] || return 0
@@ -57,14 +58,15 @@ install_packages() {
       "$CODE/tpu/constraints.txt" --editable "${CODE}[tpu]"
 }
 
-# mount_bucket BUCKET: at ~/bucket.
+# mount_bucket BUCKET: mounts it at ~/bucket.
 mount_bucket() {
   mountpoint -q "$BUCKET_DIR" && return
   command -v gcsfuse >/dev/null || install_gcsfuse || again "gcsfuse could" \
     "not be installed: see above. Run tpu/setup.sh again."
   mkdir -p "$BUCKET_DIR"
-  # A checkpoint gets whole by renaming its folder, which a bucket without
-  # folders of its own does file by file, and gcsfuse only if told to.
+  # A checkpoint is completed by renaming its folder. A bucket without a
+  # hierarchical namespace renames file by file, and gcsfuse does that only if
+  # this limit is set.
   gcsfuse --implicit-dirs --rename-dir-limit=100000 "$1" "$BUCKET_DIR" ||
     wrong "The bucket $1 could not be mounted. It must exist, and the" \
       "workers' account needs the role Storage Object User on it."
@@ -81,7 +83,7 @@ install_gcsfuse() {
     sudo apt-get -qq -o DPkg::Lock::Timeout=600 install gcsfuse >/dev/null
 }
 
-# environment DATA_DIR NAME=value...: what every run here finds set.
+# environment DATA_DIR NAME=value...: sets the environment of every run here.
 environment() {
   local data=$1 pair
   shift
@@ -93,7 +95,8 @@ environment() {
   done >"$ENVIRONMENT"
 }
 
-# Whether the keeper is there: not its number taken by another process.
+# Whether the keeper is alive. Its process id may belong to another process now,
+# so the command line is checked too.
 kept() {
   [ -f "$RUN/keeper" ] || return
   case $(ps -o stat=,args= -p "$(cat "$RUN/keeper")") in
@@ -103,8 +106,8 @@ kept() {
   esac
 }
 
-# none, running, lost (it ended and left no exit code, as when the machine was
-# restarted) or ended.
+# Prints the run's state: none, running, ended, or lost, which means that it
+# ended without an exit code, as when the machine was restarted.
 state() {
   if [ ! -f "$RUN/command" ]; then
     echo none
@@ -117,7 +120,7 @@ state() {
   fi
 }
 
-# start MODULE ARGUMENTS...: python -m MODULE ARGUMENTS, detached.
+# start MODULE ARGUMENTS...: starts `python -m MODULE ARGUMENTS`, detached.
 start() {
   [ "$(state)" != running ] || wrong "A run is going on already:" \
     "$(cat "$RUN/command"). Run tpu/stop.sh first."
@@ -130,13 +133,13 @@ start() {
   RUN_LOG=$RUN/log-$(date -u +%Y%m%d-%H%M%S)-$1
   : >"$RUN_LOG"
   ln -sf "$RUN_LOG" "$RUN/log"
-  # A session of its own, which no hang-up of this connection reaches.
+  # In a session of its own, the run does not get this connection's hang-up.
   setsid bash "$0" keep "$@" </dev/null >>"$RUN_LOG" 2>&1 &
   echo $! >"$RUN/keeper"
   await_python || again "Python was not started: see df -h and the log."
 }
 
-# Until then the keeper could be taken for one that is gone.
+# Waits until Python has started. Before that, the keeper could look dead.
 await_python() {
   local tries
   for ((tries = 0; tries < 600; tries++)); do
@@ -146,7 +149,7 @@ await_python() {
   return 1
 }
 
-# keep MODULE ARGUMENTS...: waits for python, so that its exit code is known.
+# keep MODULE ARGUMENTS...: runs Python, waits for it and writes its exit code.
 keep() {
   local python
   cd "$CODE" || exit
@@ -156,11 +159,11 @@ keep() {
   python=$!
   echo "$python" >"$RUN/python"
   wait "$python"
-  # Written aside first: a half written code is never read.
+  # Write to another file first, so that a half-written code is never read.
   echo $? >"$RUN/code.new" && mv "$RUN/code.new" "$RUN/code"
 }
 
-# report: one line for the scripts: STATE CODE STOPPED ARGUMENTS COMMAND.
+# report: prints one line for the scripts: STATE CODE STOPPED ARGUMENTS COMMAND.
 report() {
   local now code=- stopped=- arguments=-
   now=$(state)
@@ -170,8 +173,8 @@ report() {
   echo "$now $code $stopped $arguments $(cat "$RUN/command" 2>/dev/null)"
 }
 
-# follow LINES: the log up to the run's end, from `tail -n LINES` on; exits as
-# the run did.
+# follow LINES: prints the log from `tail -n LINES` on until the run ends; exits
+# with the run's code.
 follow() {
   [ "$(state)" != none ] || wrong "Nothing was started on this worker."
   if kept; then
@@ -184,10 +187,11 @@ follow() {
   exit "$(cat "$RUN/code")"
 }
 
-# last_lines LINES: the end of the log.
+# last_lines LINES: prints the end of the log.
 last_lines() { [ ! -e "$RUN/log" ] || tail -n "$1" "$RUN/log"; }
 
-# stop SECONDS MARK: TERM, which saves; after SECONDS, KILL.
+# stop SECONDS MARK: sends TERM, on which the run saves; after SECONDS, KILL.
+# Unless MARK is `unmarked`, notes that the user stopped the run.
 stop() {
   local left=$1
   [ "$(state)" = running ] || return 0
@@ -202,7 +206,7 @@ stop() {
   echo 137 >"$RUN/code"
 }
 
-# One word for status.sh and the disk that is left.
+# summary: prints the line that status.sh shows for this worker.
 summary() {
   local free
   free=$(df -h --output=avail "$HOME" | tail -n 1 | tr -d ' ')

@@ -1,14 +1,14 @@
 # shellcheck shell=bash
-# Sourced after gcloud.sh: commands on all workers of the slice at once.
+# Sourced after gcloud.sh: runs commands on all workers of the slice at once.
 #
-# A gcloud for each worker, so that each has its own output, its own exit code
-# and, when it cannot be reached, its own name in the message.
+# Each worker gets a gcloud process of its own, and so its own output, its own
+# exit code and, when it cannot be reached, its own name in the message.
 
-# Gives up on a machine that is gone, rather than hang with it.
+# ssh gives up on a machine that is gone, instead of hanging.
 SSH_OPTIONS="-oConnectTimeout=20 -oServerAliveInterval=15"
 SSH_OPTIONS="$SSH_OPTIONS -oServerAliveCountMax=4"
 
-# connect VERB OPTION WORKER ARGUMENTS...: ssh or scp to one worker.
+# connect VERB OPTION WORKER ARGUMENTS...: runs ssh or scp to one worker.
 connect() {
   local verb=$1 option=$2 worker=$3 flag
   shift 3
@@ -19,7 +19,7 @@ connect() {
   tpus tpu-vm "$verb" "$@" "--worker=$worker" </dev/null
 }
 
-# on_worker WORKER WORDS...: runs tpu/worker.sh WORDS there.
+# on_worker WORKER WORDS...: runs `tpu/worker.sh WORDS` on a worker.
 on_worker() {
   local worker=$1
   shift
@@ -28,12 +28,12 @@ on_worker() {
     "--command=bash siglip_jax/tpu/worker.sh $(quoted "$@")"
 }
 
-# shell_on_worker WORKER COMMAND
+# shell_on_worker WORKER COMMAND: runs a shell command on a worker.
 shell_on_worker() {
   connect ssh --ssh-flag "$1" "$TPU_NAME" "--command=$2"
 }
 
-# copy_to_worker WORKER FILE: into its home.
+# copy_to_worker WORKER FILE: copies a file into a worker's home.
 copy_to_worker() {
   connect scp --scp-flag "$1" "$2" "$TPU_NAME:"
 }
@@ -44,8 +44,9 @@ count_workers() {
     "Run tpu/create.sh first."
 }
 
-# try_all FUNCTION ARGUMENTS...: FUNCTION WORKER ARGUMENTS on all at once; what
-# worker N printed and returned is in $SCRATCH/out.N, err.N and code.N.
+# try_all FUNCTION ARGUMENTS...: calls `FUNCTION WORKER ARGUMENTS` for all
+# workers at once. The output, errors and exit code of worker N are then in
+# $SCRATCH/out.N, err.N and code.N.
 try_all() {
   local function=$1 worker
   shift
@@ -67,17 +68,17 @@ try_all() {
 
 code_of() { cat "$SCRATCH/code.$1"; }
 
-# gcloud's own failure, rather than the command's on the worker.
+# Whether gcloud itself failed, and not the command on the worker.
 unreachable() {
   [ "$(code_of "$1")" = 255 ] || grep -q '^ERROR: (gcloud' "$SCRATCH/err.$1"
 }
 
-# What a worker said last, for a message of one line.
+# Prints the last line that a worker printed, for a message of one line.
 last_words() {
   cat "$SCRATCH/out.$1" "$SCRATCH/err.$1" | grep -v '^[[:space:]]*$' | tail -n 1
 }
 
-# blame WORKER: dies with what went wrong there.
+# blame WORKER: dies with the reason for that worker's failure.
 blame() {
   local words
   words=$(last_words "$1")
@@ -92,7 +93,7 @@ blame() {
     "if it stays away, run tpu/delete.sh and tpu/create.sh."
 }
 
-# As try_all, and dies at the first worker that failed.
+# Does what try_all does, then dies at the first worker that failed.
 on_all() {
   local worker
   try_all "$@"
@@ -101,7 +102,8 @@ on_all() {
   done
 }
 
-# Packs what git tracks and what it would, as it is now, deletions too.
+# Packs the working tree: the files that git tracks or would track, as they are
+# now, without deleted ones.
 pack_code() {
   ARCHIVE=$SCRATCH/siglip_jax.tar.gz
   git -C "$ROOT" rev-parse --git-dir >/dev/null 2>&1 || wrong \
@@ -115,7 +117,7 @@ pack_code() {
   DIGEST=$(digest <"$ARCHIVE")
 }
 
-# SHA-256 of the standard input.
+# Prints the SHA-256 of the standard input.
 digest() {
   if command -v sha256sum >/dev/null; then
     sha256sum | cut -c 1-64
@@ -124,9 +126,9 @@ digest() {
   fi
 }
 
-# The same code on all workers, which check what they got.
+# Copies the same code to all workers, which verify its digest.
 sync_code() {
-  # The script that unpacks the code comes out of it.
+  # The script that unpacks the archive is read from the archive itself.
   local script='tar -xzOf siglip_jax.tar.gz tpu/worker.sh'
   pack_code
   on_all copy_to_worker "$ARCHIVE"

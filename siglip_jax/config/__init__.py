@@ -1,4 +1,4 @@
-"""What a config may say. Config files need only `parse_arg`."""
+"""Configs: arguments, schema and checks. Config files need only `parse_arg`."""
 
 import ast
 from typing import Any
@@ -12,10 +12,15 @@ from siglip_jax.errors import UserError
 def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
   """Parses the part of --config after the colon: "a=1,b=text,flag".
 
-  Values take the type of their default; a bare name is True.
+  A bare name means True.
+
+  Args:
+    arg: the part after the colon, or None if there is none.
+    **defaults: all names that it may set. Each value must have the type of its
+      default; an integer may stand for a float.
 
   Raises:
-    UserError: an unknown name, or a value of another type.
+    UserError: a name is unknown, or a value has another type.
   """
   values = dict(defaults)
   for item in filter(None, (arg or "").split(",")):
@@ -39,7 +44,7 @@ def _parse_value(key: str, text: str, default: Any) -> Any:
     value = float(value)
   if type(value) is not type(default):
     raise UserError(
-        f"Config argument {key} must be a {type(default).__name__} such as"
-        f" {default!r}; got {text!r}."
+        f"Config argument {key} must be of type {type(default).__name__}, such"
+        f" as {default!r}; got {text!r}."
     )
   return value

@@ -1,4 +1,4 @@
-"""All checks of a config that need neither data nor a device."""
+"""Checks of a config that need neither data nor devices."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -29,9 +29,10 @@ from siglip_jax.multihost import watchdog
 def fill(config: ml_collections.ConfigDict) -> None:
   """Adds the settings that a config file may leave out, at their defaults.
 
-  The defaults are those of the constructors, so that a flag can change what a
-  file does not mention: config.watchdog, config.profile and how config.data is
-  read. What is not a config at all is left for `validate` to report.
+  These are config.watchdog, config.profile and the part of config.data that
+  says how it is read. The defaults come from the constructors. Once added, a
+  setting can be changed by a flag even if the file does not mention it. A
+  section of the wrong type is left for `validate` to report.
   """
   optional = {"watchdog": watchdog.Limits, "profile": metrics.Profiler}
   with config.unlocked():
@@ -47,10 +48,10 @@ def fill(config: ml_collections.ConfigDict) -> None:
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
-  """Fills in what is left out, then checks all but the data and the devices.
+  """Fills in the defaults, then checks all but the data and the devices.
 
   Raises:
-    UserError: the first thing found wrong, and how to fix it.
+    UserError: a check failed; the message says how to fix it.
   """
   fill(config)
   c = config.to_dict()
@@ -175,7 +176,7 @@ def _check_eval(name: str, section: Mapping[str, Any]) -> None:
 
 
 def _check_model(c: Mapping[str, Any]) -> dict:
-  """The shapes of all parameters, which takes all of the model's own checks."""
+  """Returns all parameter shapes; making them runs the model's own checks."""
   model, side = c["model"], c["image_size"]
   schema.check("config.model", model, TwoTowers)
   for tower, module in (("image", VIT), ("text", TextTransformer)):
@@ -189,8 +190,8 @@ def _check_model(c: Mapping[str, Any]) -> dict:
     for key in ("patch", "num_heads", "width", "mlp_dim", "vocab_size"):
       _at_least(1, f"config.model.{tower}.{key}", model[tower].get(key, 1))
     _at_least(0, f"config.model.{tower}.depth", model[tower].get("depth", 1))
-  # Build the image tower even if unused: stored embeddings are checked against
-  # it.
+  # Build the image tower even if it is unused, because stored embeddings are
+  # checked against it.
   towers = TwoTowers(**model | {"embedded": False})
   try:
     return towers.shapes((side, side, 3), c["text_len"])
@@ -204,8 +205,8 @@ def _check_model(c: Mapping[str, Any]) -> dict:
 
 
 def _check_rules_fit(c: Mapping[str, Any], params: Mapping) -> None:
-  """Each rule decides a parameter, and each parameter meets a rule."""
-  if TwoTowers(**c["model"]).embedded:  # then there is no image tower
+  """Checks that each rule decides a parameter and no parameter lacks one."""
+  if TwoTowers(**c["model"]).embedded:  # the model has no image tower
     params = {part: p for part, p in params.items() if part != "img"}
   tree.assign(c["sharding"], tree.flatten(params), what="config.sharding")
   # The data size is unknown here; one example per epoch keeps any duration in
@@ -214,15 +215,15 @@ def _check_rules_fit(c: Mapping[str, Any], params: Mapping) -> None:
 
 
 def _check_embedded(c: Mapping[str, Any]) -> None:
-  """Checks that embeddings are given exactly if there is no image tower."""
+  """Checks that embeddings are given if and only if no image tower exists."""
   embedded = TwoTowers(**c["model"]).embedded
   sections = {"config.data": c["data"]}
   sections |= {f"config.evals.{name}": s for name, s in c["evals"].items()}
   for name, section in sections.items():
     if bool(section.get("embeddings")) != embedded:
       raise UserError(
-          f"{name} must name a folder of `embeddings` (which"
-          " siglip_jax.embed writes) if config.model.embedded is True, as there"
-          f" is no image tower then, and only if; got {embedded} and"
+          f"{name} must name a folder of `embeddings` (which siglip_jax.embed"
+          " writes) if and only if config.model.embedded is True, as the model"
+          f" has no image tower then; got {embedded} and"
           f" embeddings={section.get('embeddings')!r}."
       )

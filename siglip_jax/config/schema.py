@@ -1,7 +1,8 @@
-"""A config section is the keyword arguments of one constructor.
+"""Checks config sections against the signatures of constructors.
 
-The constructor itself says which: those of a function after its `*`, for the
-others are what the run passes; all of a class.
+A section holds the keyword arguments of one constructor. For a class, these are
+all its arguments. For a function, they are the arguments after its `*`; the run
+passes the others.
 """
 
 from collections.abc import Callable
@@ -42,14 +43,15 @@ def check(
   """Checks the keys of a section and the types of its values.
 
   Args:
-    name: of the section, for messages.
-    section: as in the config.
-    *constructors: what the section is for; several share it.
+    name: name of the section, for messages.
+    section: the section as the config has it.
+    *constructors: constructors that take the section's values; several may
+      share a section.
     passed: keyword arguments that the run passes itself.
-    complete: whether arguments without a default must be there.
+    complete: whether arguments without a default must be present.
 
   Raises:
-    UserError: an unknown key, a missing one, or a value of another type.
+    UserError: a key is unknown or missing, or a value has the wrong type.
   """
   known, required = {}, []
   for constructor in constructors:
@@ -69,7 +71,17 @@ def check_keys(
     known: Mapping[str, Any],
     required: Iterable[str] | None = None,
 ) -> None:
-  """As `check`, for keys and type hints in a dict; all required by default."""
+  """Checks the keys of a section and the types of its values.
+
+  Args:
+    name: name of the section, for messages.
+    section: the section as the config has it.
+    known: key -> type hint.
+    required: keys that must be present; by default all known ones.
+
+  Raises:
+    UserError: a key is unknown or missing, or a value has the wrong type.
+  """
   for key, value in section.items():
     if key not in known:
       raise UserError(f"{name} has no {key!r}; {suggest(key, known)}")
@@ -77,7 +89,7 @@ def check_keys(
       raise UserError(f"{name}.{key} must be a finite number; got {value}.")
     if not _fits(value, known[key]):
       raise UserError(
-          f"{name}.{key} must be of type {_named(known[key])}; got {value!r}."
+          f"{name}.{key} must be of type {_format(known[key])}; got {value!r}."
       )
   for key in known if required is None else required:
     if key not in section:
@@ -85,7 +97,7 @@ def check_keys(
 
 
 def defaults(constructor: Callable[..., Any]) -> dict[str, Any]:
-  """Returns the arguments of a constructor that have a default, with it."""
+  """Returns name -> default of a constructor's arguments that have one."""
   return {
       p.name: p.default
       for p in inspect.signature(constructor).parameters.values()
@@ -94,7 +106,7 @@ def defaults(constructor: Callable[..., Any]) -> dict[str, Any]:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-  """The rest of a sentence that said that `word` is not known."""
+  """Returns the rest of a message that says that `word` is unknown."""
   known = list(map(str, known))
   close = difflib.get_close_matches(word, known, n=1)
   if close:
@@ -103,11 +115,12 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-  """Whether a value is of a type; of containers only the outside is seen."""
+  """Whether a value has a type; the items of containers are not checked."""
   kinds = [get_origin(h) or h for h in _alternatives(hint)]
   if Any in kinds:
     return True
-  for narrow in (bool, str):  # an int and a sequence, which nobody means
+  # bool is an int and str a Sequence; neither is ever intended.
+  for narrow in (bool, str):
     if isinstance(value, narrow):
       return narrow in kinds
   if isinstance(value, int) and float in kinds:
@@ -120,7 +133,7 @@ def _alternatives(hint: Any) -> tuple:
   return get_args(hint) if union else (hint,)
 
 
-def _named(hint: Any) -> str:
+def _format(hint: Any) -> str:
   names = [
       getattr(get_origin(h) or h, "__name__", str(h))
       for h in _alternatives(hint)

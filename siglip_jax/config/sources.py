@@ -1,4 +1,4 @@
-"""The training data of a config: its source, and how the source is read."""
+"""The training data of a config: the source, and how to read it."""
 
 import ml_collections
 
@@ -11,15 +11,15 @@ LOADER = {"num_threads": int, "num_workers": int, "cache_mb": int}
 
 
 def train_source(config: ml_collections.ConfigDict) -> sources.Source:
-  """The source of config.data."""
+  """Returns the source that config.data names."""
   return sources.make(**{k: config.data[k] for k in source_keys(config)})
 
 
 def source_keys(config: ml_collections.ConfigDict) -> list[str]:
-  """The keys of config.data that say which data, for `sources.make`."""
+  """Returns the keys of config.data that name the data, for `sources.make`."""
   return [k for k in config.data if k not in DATA | LOADER]
 
 
 def loader_options(config: ml_collections.ConfigDict) -> dict:
-  """The part of config.data that goes to the pipeline."""
+  """Returns the part of config.data that the pipeline takes."""
   return {k: config.data[k] for k in LOADER if k in config.data}

@@ -1,7 +1,7 @@
 """The preprocessing strings of a config, which must agree with each other.
 
-`config.data.pp` makes examples of records in training; `config.preprocess`
-makes images and texts alone, in evaluation and inference.
+`config.data.pp` turns records into training examples. `config.preprocess` has
+one string for images and one for texts, used in evaluation and inference.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from siglip_jax.weights import fits
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-  """What `make` makes: three parsed strings, and what they have in common."""
+  """Three parsed strings, and the value range and tokenizer they share."""
 
   train: Preprocess
   image: Preprocess
@@ -35,19 +35,21 @@ class Preprocessing:
 
 
 def check(config: Mapping[str, Any]) -> None:
-  """Texts must be tokenized once, alike in training and later, to text_len.
+  """Checks how texts are tokenized, without opening any file.
 
-  config.preprocess.variant may name the released model whose tokenizer it is.
+  Each string must tokenize once, in the same way in training and afterwards,
+  to config.text_len tokens. config.preprocess.variant may name the released
+  model whose tokenizer it is.
 
   Raises:
-    UserError: they are not; found without any file.
+    UserError: the strings break one of these rules.
   """
   _variant(config["preprocess"])
   specs = {
       "config.data.pp": config["data"]["pp"],
       "config.preprocess.text": config["preprocess"]["text"],
   }
-  found = {}
+  options = {}
   for field, spec in specs.items():
     calls = [call for call in parse(spec) if call[0] == "tokenize"]
     if len(calls) != 1:
@@ -55,8 +57,8 @@ def check(config: Mapping[str, Any]) -> None:
           f"{field} must hold tokenize once, as in"
           f" 'lower|tokenize(max_len=64, model=\"t.model\")'; got {spec!r}."
       )
-    found[field] = arguments(*calls[0])
-  train, later = found.values()
+    options[field] = arguments(*calls[0])
+  train, later = options.values()
   if train != later:
     raise UserError(
         "config.data.pp and config.preprocess.text must tokenize alike; got"
@@ -74,19 +76,19 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
   """Parses the strings, opens the tokenizer and tries one example.
 
   Args:
-    config: validated.
+    config: a validated config.
     source: the training data.
 
   Raises:
-    UserError: the strings, the data and the model do not fit.
+    UserError: the strings, the data and the model do not fit together.
   """
   variant = _variant(config.preprocess)
   train = fits.open_text(config.data.pp, variant=variant)
   image = Preprocess(config.preprocess.image)
   text = fits.open_text(config.preprocess.text, variant=variant)
   embedded = isinstance(source, Embeddings)
-  wanted = None if embedded else image.value_range
-  if image.value_range is None or train.value_range != wanted:
+  expected_range = None if embedded else image.value_range
+  if image.value_range is None or train.value_range != expected_range:
     raise UserError(
         "config.data.pp and config.preprocess.image must end their image's"
         " part in the same value_range, where config.data are not embeddings;"
@@ -99,11 +101,11 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
   images = {"image": ((side, side, 3), np.uint8)}
   texts = {"text": ((length,), np.int32)}
   if embedded:
-    given = {"image": ((source.dim,), source.dtype)}
-    _try("config.data.pp", train, source, given | texts)
+    stored = {"image": ((source.dim,), source.dtype)}
+    _check_example("config.data.pp", train, source, stored | texts)
   else:
-    _try("config.data.pp", train, source, images | texts)
-    _try("config.preprocess.image", image, source, images)
+    _check_example("config.data.pp", train, source, images | texts)
+    _check_example("config.preprocess.image", image, source, images)
   return Preprocessing(
       train=train,
       image=image,
@@ -116,16 +118,18 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
 def _variant(
     section: Mapping[str, Any] | ml_collections.ConfigDict,
 ) -> zoo.Variant | None:
-  """The released model that config.preprocess names, if it does."""
+  """Returns the released model that config.preprocess names, or None."""
   return zoo.get(section["variant"]) if "variant" in section else None
 
 
-def _try(field: str, pp: Preprocess, source: Source, wanted: Mapping) -> None:
-  """Compares an example with what the model takes."""
+def _check_example(
+    field: str, pp: Preprocess, source: Source, arrays: Mapping
+) -> None:
+  """Checks one example against the shapes and types that the model takes."""
   batch = next(
       pipeline.train_iterator(source, pp, batch_size=1, seed=0, total_steps=1)
   )
-  for key, (shape, dtype) in wanted.items():
+  for key, (shape, dtype) in arrays.items():
     got, expected = "none", f"{np.dtype(dtype)} of shape {shape}"
     if key in batch:
       got = f"{batch[key].dtype} of shape {batch[key].shape[1:]}"

@@ -1,7 +1,7 @@
 """python -m siglip_jax.convert SRC DST --to=big_vision|transformers.
 
-SRC is the workdir of a run, big_vision's .npz or a transformers folder; DST an
-.npz or a folder, which appears when it is whole.
+SRC is a run's workdir, big_vision's .npz or a transformers folder. DST is an
+.npz or a folder; it appears only when it is complete.
 """
 
 from collections.abc import Callable
@@ -32,10 +32,10 @@ from siglip_jax.weights import transformers
 def define_flags() -> None:
   """Defines the flags of the command."""
   flags.DEFINE_enum(
-      "to", None, ["big_vision", "transformers"], "What to write."
+      "to", None, ["big_vision", "transformers"], "Format to write."
   )
-  flags.DEFINE_string("model", None, "The released model SRC must be.")
-  flags.DEFINE_string("tokenizer", None, "Tokenizer, which no .npz has.")
+  flags.DEFINE_string("model", None, "Released model that SRC must be.")
+  flags.DEFINE_string("tokenizer", None, "Tokenizer's file; an .npz has none.")
   flags.DEFINE_string(
       "image", None, "Preprocessing string of images, instead of SRC's own."
   )
@@ -45,13 +45,14 @@ def define_flags() -> None:
   flags.DEFINE_integer(
       "image_size",
       None,
-      "Side of the images, of an .npz of no released model.",
+      "Side of the images in pixels, if SRC is an .npz that is not of a"
+      " released model.",
   )
-  flags.DEFINE_bool("force", False, "Replace DST.")
+  flags.DEFINE_bool("force", False, "Replace DST if it exists.")
 
 
 def main(argv: Sequence[str]) -> None:
-  """Reads SRC, checks it, writes DST."""
+  """Reads SRC, checks it and writes DST."""
   if len(argv) != 3 or not flags.FLAGS.to:
     raise UserError(
         "Give a source, a destination and a format: SRC DST"
@@ -63,13 +64,13 @@ def main(argv: Sequence[str]) -> None:
   if target.exists():
     _check_may_replace(target, source)
   name = flags.FLAGS.model
-  found = weights_lib.read(source, variant=zoo.get(name) if name else None)
-  _check_finite(found.params, source)
+  weights = weights_lib.read(source, variant=zoo.get(name) if name else None)
+  _check_finite(weights.params, source)
   if flags.FLAGS.to == "big_vision":
-    params = layouts.unrolled(found.params)
+    params = layouts.unrolled(weights.params)
     _replace(target, lambda part: big_vision.write(part, params))
   else:
-    _replace(target, lambda part: _write_folder(part, found))
+    _replace(target, lambda part: _write_folder(part, weights))
   print(f"{target}: {flags.FLAGS.to}, from {source}")
 
 
@@ -101,13 +102,13 @@ def _check_finite(params: Mapping, source: str) -> None:
 def _write_folder(folder: Path, source: weights_lib.Weights) -> None:
   # Use transformers' preprocessing: its processor cannot express big_vision's.
   source = source.as_released("transformers")
-  image = _given("image", flags.FLAGS.image or source.image)
-  text = _given("text", flags.FLAGS.text or source.text)
-  side = _given("image_size", flags.FLAGS.image_size or source.image_size)
+  image = _require("image", flags.FLAGS.image or source.image)
+  text = _require("text", flags.FLAGS.text or source.text)
+  side = _require("image_size", flags.FLAGS.image_size or source.image_size)
   tokenizer = flags.FLAGS.tokenizer or source.tokenizer
-  # A run need not have a released model's tokenizer, whatever its sizes.
-  own = source.kind == "workdir"
-  variant = source.checked if own else source.variant
+  # A run may have any tokenizer, even if its sizes are a released model's.
+  is_run = source.kind == "workdir"
+  variant = source.checked if is_run else source.variant
   options = preprocess.tokenize_options(text)
   flat = tree.flatten(layouts.unrolled(source.params))
   sizes = hf_config.of_params(flat, side)["text_config"]
@@ -124,34 +125,34 @@ def _write_folder(folder: Path, source: weights_lib.Weights) -> None:
         f"The weights come without a tokenizer: give --tokenizer{where}."
     )
   pp = fits.open_text(text, tokenizer=tokenizer, variant=variant)
-  of = pp.tokenizer
-  assert of is not None, "every model's text is tokenized"
+  text_tokenizer = pp.tokenizer
+  assert text_tokenizer is not None, "every model's text is tokenized"
   # A custom --text may come with a custom tokenizer.
   by_name = flags.FLAGS.tokenizer or flags.FLAGS.model
   published = variant if by_name and not flags.FLAGS.text else None
-  fits.check(of, rows=rows, variant=published)
+  fits.check(text_tokenizer, rows=rows, variant=published)
   transformers.write(
       folder,
       source.params,
       image_size=side,
-      eos_id=of.eos_id,
+      eos_id=text_tokenizer.eos_id,
       pad_id=options["pad_value"],
   )
   hf_processor.write(folder, image, side)
   hf_tokenizer.write(folder, pp)
 
 
-def _given(name: str, value):
+def _require(name: str, value):
   if value is None:
     raise UserError(
-        "The .npz is no released model's, so it does not say how to prepare"
+        "The .npz is not a released model's, so it does not say how to prepare"
         f" images and texts: give --{name}."
     )
   return value
 
 
 def _replace(target: Path, write: Callable[[Path], None]) -> None:
-  """Writes beside the target, then moves it there; failures leave nothing."""
+  """Writes beside the target and moves it there; a failure leaves nothing."""
   part, old = (
       target.with_name(f".{target.name}.{end}") for end in ("part", "old")
   )

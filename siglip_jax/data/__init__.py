@@ -1,1 +1,1 @@
-"""Sources, preprocessing and batches; needs no JAX."""
+"""Data sources, preprocessing and batches; only `prefetch` needs JAX."""

@@ -1,4 +1,4 @@
-"""Records half-way through preprocessing, kept in memory."""
+"""An in-memory cache of partly preprocessed records."""
 
 import sys
 import threading
@@ -7,13 +7,14 @@ from siglip_jax.data.preprocess import Record
 
 
 class Cache:
-  """Records by number, up to a number of bytes.
+  """A cache of records by index, limited in bytes.
 
-  What does not fit is not kept. Nothing is thrown out for it: where every epoch
-  reads everything once, no choice of what to keep is better than the first.
+  A record that does not fit is not stored, and nothing is evicted: every epoch
+  reads each record once, so no eviction policy beats keeping the first ones.
 
   Args:
-    max_bytes: of the records' values; keys and bookkeeping come on top.
+    max_bytes: limit on the total size of the records' values; keys and
+      bookkeeping are not counted.
   """
 
   def __init__(self, max_bytes: int):
@@ -25,14 +26,14 @@ class Cache:
     return self._left + sum(map(_size, self._records.values()))
 
   def __setstate__(self, max_bytes: int):
-    self.__init__(max_bytes)  # a worker process begins with an empty one
+    self.__init__(max_bytes)  # worker processes start with an empty cache
 
   def get(self, index: int) -> Record | None:
-    """The record, which must not be changed."""
+    """Returns the record or None; callers must not modify it."""
     return self._records.get(index)
 
   def put(self, index: int, record: Record) -> None:
-    """Keeps a record if there is room."""
+    """Stores a record if there is room."""
     size = _size(record)
     with self._lock:
       if size <= self._left and index not in self._records:

@@ -1,14 +1,16 @@
-"""Folders of image embeddings, written once by `embed.py`, read ever after.
+"""Folders of stored image embeddings.
 
-  manifest.json                          what made them, and counts; comes last
-  tower.npz                              the image tower, as big_vision's file
+`python -m siglip_jax.embed` writes a folder once; training then reads it:
+
+  manifest.json                          how it was made, counts; written last
+  tower.npz                              the image tower, in big_vision's format
   embeddings-00003-of-00010.array_record
 
-A record is a msgpack map: `key`, the number of the example in the data it was
-made of; `image`, the bytes of (crops, dim) little-endian numbers of the type
-that the manifest names; and `rest`, a map of the example's texts and numbers.
-msgpack holds bytes and text in any language, is read by any language, and
-cannot run anything.
+A record is a msgpack map with three fields: `key`, the example's index in its
+data set; `image`, the bytes of a (crops, dim) array, little-endian and in the
+manifest's dtype; and `rest`, a packed map of the example's texts and numbers.
+msgpack stores bytes and text in any human language, can be read from any
+programming language, and cannot execute code.
 """
 
 from collections.abc import Callable
@@ -29,20 +31,20 @@ from siglip_jax import files
 from siglip_jax.errors import UserError
 
 MANIFEST = "manifest.json"
-STARTED = "started.json"  # what the manifest will say, until there is one
+STARTED = "started.json"  # known fields until the manifest is written
 TOWER = "tower.npz"
 FORMAT = "siglip_jax embeddings 1"
 DTYPES = {
     "float32": np.dtype("<f4"),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-_AT_THE_END = {
+_FINAL_FIELDS = {
     "tower_from": str,
     "counts": list,
     "skipped": int,
     "skipped_keys": list,
 }
-_MADE_BY = {
+_FIELDS = {
     "format": str,
     "tower_digest": str,
     "tower_sizes": dict,
@@ -61,20 +63,22 @@ _MADE_BY = {
 
 
 class Embeddings:
-  """A finished folder of embeddings as a source of records.
+  """A source that reads a finished folder of embeddings.
 
-  `image` of a record is (crops, dim); the rest is what the example had.
+  A record's `image` has shape (crops, dim); its other fields are the example's
+  texts and numbers.
 
   Args:
-    folder: with a manifest.json.
-    split: that it must be of, or None for any.
+    folder: a folder with a manifest.json.
+    split: the split that the folder must hold, or None for any.
 
   Attributes:
-    manifest: what manifest.json holds.
-    folder: where it is.
+    manifest: the content of manifest.json.
+    folder: the folder's path.
 
   Raises:
-    UserError: no such folder, unfinished, damaged, or of another split.
+    UserError: when the folder does not exist, is unfinished or damaged, or
+      holds another split.
   """
 
   def __init__(self, folder: str | Path, split: str | None = None):
@@ -97,52 +101,58 @@ class Embeddings:
     )
 
   def __reduce__(self):
-    """Worker processes open the files themselves."""
+    """Pickles the arguments; worker processes reopen the files."""
     return Embeddings, (self.folder, self._split)
 
   def __len__(self) -> int:
     return len(self._data)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    found = msgpack.unpackb(self._data[index])
-    z = np.frombuffer(found["image"], self._dtype).reshape(-1, self.dim)
-    return msgpack.unpackb(found["rest"]) | {"image": z}
+    record = msgpack.unpackb(self._data[index])
+    z = np.frombuffer(record["image"], self._dtype).reshape(-1, self.dim)
+    return msgpack.unpackb(record["rest"]) | {"image": z}
 
   def key(self, index: int) -> str:
-    """The folder and the number of the example in its data."""
-    number = msgpack.unpackb(self._data[index])["key"]
-    return f"{self.folder}[{number}]"
+    """Returns the folder and the example's index in its data set."""
+    key = msgpack.unpackb(self._data[index])["key"]
+    return f"{self.folder}[{key}]"
 
   @property
   def dtype(self) -> np.dtype:
-    """Of the embeddings."""
+    """The dtype of the stored embeddings."""
     return self._dtype
 
   @property
   def dim(self) -> int:
-    """D."""
+    """The width of an embedding, D."""
     return self.manifest["dim"]
 
   def every(self) -> Float[np.ndarray, "N D"]:
-    """All embeddings in order, float32; of several crops the first."""
+    """Returns every image's first embedding, in order, as float32."""
     z = [self[i]["image"][0] for i in range(len(self))]
     return np.stack(z).astype(np.float32)
 
 
 def pack(key: int, image: np.ndarray, rest: bytes) -> bytes:
-  """A record: `image` (crops, dim) as it is kept, `rest` of `pack_rest`."""
+  """Returns a packed record.
+
+  Args:
+    key: the example's index in its data set.
+    image: embeddings of shape (crops, dim), in the stored dtype.
+    rest: the bytes from `pack_rest`.
+  """
   return _packed({"key": key, "image": image.tobytes(), "rest": rest})
 
 
 def pack_rest(record: Mapping[str, Any]) -> bytes:
-  """The texts and numbers of an example, which is what is kept of it."""
-  found = {}
+  """Packs an example's texts and numbers; drops its other values."""
+  fields = {}
   for name, value in record.items():
     if isinstance(value, np.generic):
       value = value.item()
     if isinstance(value, str | int | float):
-      found[name] = value
-  return _packed(found)
+      fields[name] = value
+  return _packed(fields)
 
 
 def _packed(content: Mapping[str, Any]) -> bytes:
@@ -152,7 +162,7 @@ def _packed(content: Mapping[str, Any]) -> bytes:
 
 
 def shard_paths(folder: Path, count: int) -> list[Path]:
-  """The files of a folder of `count` shards."""
+  """Returns the shard files of a folder with `count` shards."""
   return [
       folder / f"embeddings-{i:05d}-of-{count:05d}.array_record"
       for i in range(count)
@@ -160,9 +170,9 @@ def shard_paths(folder: Path, count: int) -> list[Path]:
 
 
 def write_shard(path: Path, records: Iterable[bytes]) -> None:
-  """Writes a shard, which appears when it is whole and on disk."""
+  """Writes a shard; the file appears only once it is complete on disk."""
   with files.replacing(path) as partial:
-    # One record a group, or reading one at random would read others, too.
+    # With larger groups, reading one record would read its whole group.
     writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
     for record in records:
       writer.write(record)
@@ -170,19 +180,19 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-  """Writes a JSON file, which appears when it is whole and on disk."""
+  """Writes a JSON file, which appears only once it is complete on disk."""
   text = json.dumps(content, indent=2, ensure_ascii=False)
   with files.replacing(path) as partial:
     partial.write_text(text, "utf-8")
 
 
 def count_records(path: Path) -> int:
-  """How many a shard holds."""
+  """Returns the number of records in a shard."""
   return _read(path, lambda reader: reader.num_records())
 
 
 def keys(path: Path) -> set[int]:
-  """The numbers of a shard's examples."""
+  """Returns the keys of a shard's records."""
   records = _read(path, lambda reader: reader.read_all())
   return {msgpack.unpackb(r)["key"] for r in records}
 
@@ -190,21 +200,21 @@ def keys(path: Path) -> set[int]:
 def _read(path: Path, get: Callable[[Any], Any]) -> Any:
   try:
     reader = array_record_module.ArrayRecordReader(str(path))
-    found = get(reader)
+    result = get(reader)
     reader.close()
   except (ValueError, RuntimeError) as e:
     raise UserError(
         f"{path} is damaged ({str(e).splitlines()[0][:120]}). Remove it and"
         " start the same `python -m siglip_jax.embed` again."
     ) from None
-  return found
+  return result
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-  """What manifest.json of a finished folder holds, its keys and types seen to.
+  """Returns a finished folder's manifest after checking its keys and types.
 
   Raises:
-    UserError: there is none, or something else.
+    UserError: when there is no folder or manifest, or the manifest is invalid.
   """
   path = folder / MANIFEST
   if not folder.is_dir():
@@ -218,28 +228,28 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         " start the same `python -m siglip_jax.embed` again, or give another"
         " folder."
     )
-  return read_json(path, _MADE_BY | _AT_THE_END)
+  return read_json(path, _FIELDS | _FINAL_FIELDS)
 
 
-def read_json(path: Path, types: Mapping[str, type] = _MADE_BY) -> dict:
-  """A JSON object with these keys and types.
+def read_json(path: Path, types: Mapping[str, type] = _FIELDS) -> dict:
+  """Returns a JSON object after checking its keys and types.
 
   Raises:
-    UserError: something else.
+    UserError: when the file cannot be read, or holds anything else.
   """
   try:
-    found = json.loads(path.read_bytes())
-    wrong = [k for k, t in types.items() if not isinstance(found[k], t)]
-    if found["format"] != FORMAT or found["dtype"] not in DTYPES:
+    content = json.loads(path.read_bytes())
+    wrong = [k for k, t in types.items() if not isinstance(content[k], t)]
+    if content["format"] != FORMAT or content["dtype"] not in DTYPES:
       wrong = ["format", "dtype"]
     if wrong:
-      raise ValueError(f"{wrong[0]} is {found[wrong[0]]!r}")
+      raise ValueError(f"{wrong[0]} is {content[wrong[0]]!r}")
   except (OSError, ValueError, KeyError, TypeError) as e:
     raise UserError(
         f"{path} is not what this version of siglip_jax.embed writes"
         f" ({type(e).__name__}: {e}). Make the embeddings in a new folder."
     ) from None
-  return found
+  return content
 
 
 def _check_shard(path: str, count: int) -> None:
@@ -249,9 +259,9 @@ def _check_shard(path: str, count: int) -> None:
         " again, or remove its manifest.json and start the same `python -m"
         " siglip_jax.embed` again."
     )
-  found = count_records(Path(path))
-  if found != count:
+  actual = count_records(Path(path))
+  if actual != count:
     raise UserError(
         f"{path} must hold {count} records, as the manifest says; it holds"
-        f" {found}. Copy the folder again."
+        f" {actual}. Copy the folder again."
     )

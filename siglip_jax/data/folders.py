@@ -1,4 +1,4 @@
-"""Folders of images, captions in a .txt beside each or a captions.jsonl."""
+"""A source of captioned images in a folder."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -16,10 +16,10 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
-  """Images of a folder and their captions."""
+  """A source of the images in a folder and their captions."""
 
   folder: Path
-  entries: Sequence[tuple[str, str]]  # path inside the folder, caption
+  entries: Sequence[tuple[str, str]]  # (relative path, caption)
 
   def __len__(self) -> int:
     return len(self.entries)
@@ -32,20 +32,24 @@ class FolderSource:
       raise ImageError(e.strerror) from None
 
   def key(self, index: int) -> str:
-    """The path of the image."""
+    """Returns the image's path."""
     return str(self.folder / self.entries[index][0])
 
 
 def folder_source(path: str | Path, split: str = "all") -> FolderSource:
-  """Images with a .txt beside each, or named in a captions.jsonl.
+  """Returns a source of the captioned images in a folder.
+
+  Captions are in a .txt beside each image, or in a captions.jsonl that names
+  the images.
 
   Args:
-    path: the folder, read with all its subfolders.
-    split: "all", "train", or "validation": a twentieth by a hash of the path.
+    path: the folder; its subfolders are read, too.
+    split: "all", "train" or "validation". A hash of an image's path puts a
+      twentieth of the images in validation.
 
   Raises:
-    UserError: no such folder, no image in it, an image without a caption,
-      or a caption file that is not UTF-8 or not as described.
+    UserError: when the folder does not exist or has no images, an image has no
+      caption, or a caption file is not UTF-8 or has another format.
   """
   folder = Path(path).expanduser()
   if split not in ("all", "train", "validation"):
@@ -63,8 +67,8 @@ def folder_source(path: str | Path, split: str = "all") -> FolderSource:
         " captions.jsonl."
     )
   if split != "all":
-    wanted = split == "validation"
-    entries = [e for e in entries if _in_validation(e[0]) == wanted]
+    validation = split == "validation"
+    entries = [e for e in entries if _in_validation(e[0]) == validation]
     if not entries:
       raise UserError(
           f"The folder {folder} has no image in the split {split}: a"
@@ -91,38 +95,38 @@ def _from_txt(folder: Path) -> list[tuple[str, str]]:
 def _from_jsonl(captions: Path) -> list[tuple[str, str]]:
   entries = []
   for number, line in enumerate(captions.read_bytes().splitlines(), 1):
-    where = f"{captions}, line {number}"
+    location = f"{captions}, line {number}"
     if not line.strip():
       continue
-    decoded = _utf8(where, line)
+    decoded = _utf8(location, line)
     try:
       entry = json.loads(decoded)
       path, text = entry["image"], entry["text"]
-      # JSON can spell halves of surrogate pairs, which are no text.
+      # JSON may hold lone surrogates, which UTF-8 cannot encode.
       valid = isinstance(path, str) and isinstance(text, str)
       valid = valid and "\0" not in path and bool((path + text).encode())
     except (ValueError, KeyError, TypeError, RecursionError):
       valid = False
     if not valid:
       raise UserError(
-          f'{where} must be {{"image": "a/b.png", "text": "..."}}; got'
+          f'{location} must be {{"image": "a/b.png", "text": "..."}}; got'
           f" {line[:80]!r}."
       )
     full = (captions.parent / path).resolve()
     if not full.is_relative_to(captions.parent.resolve()):
-      raise UserError(f"{where}: {path!r} is outside the folder.")
+      raise UserError(f"{location}: {path!r} is outside the folder.")
     if not full.is_file():
-      raise UserError(f"{where}: there is no image {path!r}.")
+      raise UserError(f"{location}: there is no image {path!r}.")
     entries.append((path, text))
   return entries
 
 
-def _utf8(where, data: bytes) -> str:
+def _utf8(location, data: bytes) -> str:
   try:
     return data.decode("utf-8").removeprefix("\ufeff")
   except UnicodeDecodeError as e:
     raise UserError(
-        f"Captions must be UTF-8; {where} is not, at byte {e.start}. Convert"
+        f"Captions must be UTF-8; {location} is not, at byte {e.start}. Convert"
         " it, for example with iconv."
     ) from None
 

@@ -1,4 +1,4 @@
-"""Encoded images to upright RGB, whatever they are."""
+"""Decoding of image files into upright RGB or RGBA arrays."""
 
 import contextlib
 import io
@@ -9,13 +9,13 @@ from PIL import Image
 from PIL import ImageOps
 from PIL import UnidentifiedImageError
 
-MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a GiB as RGB
-# Pixels alone. Others of Pillow's formats are programs: EPS runs Ghostscript.
+MAX_PIXELS = 89_478_485  # Pillow's own limit; 0.25 GiB as RGB
+# Raster formats only: some others run programs, as EPS runs Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 class ImageError(ValueError):
-  """These bytes are no image, or none that should be decoded."""
+  """The bytes are not an image, or are one that must not be decoded."""
 
 
 def decode(
@@ -25,19 +25,20 @@ def decode(
     near: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> UInt8[np.ndarray, "H W C"]:
-  """Decodes an image, rotated as its EXIF says; 16 bits become 8.
+  """Decodes an image to 8 bits per channel and applies its EXIF rotation.
 
   Args:
-    data: the file's bytes, or an opened image, which stays open. Of an
-      animation, the first image is taken.
-    alpha: return RGBA; otherwise what is transparent becomes white.
-    near: a side in pixels that is enough; JPEGs are decoded at the smallest
-      DCT scale above it, which is up to twice as fast.
-    max_pixels: width times height that is refused before anything is decoded.
+    data: the file's bytes, or an open image, which is left open. Only the first
+      frame of an animation is decoded.
+    alpha: whether to return RGBA. Otherwise the result is RGB, with transparent
+      pixels made white.
+    near: a side in pixels that is enough. JPEGs are decoded at the smallest DCT
+      scale above it, which is up to twice as fast.
+    max_pixels: limit on width times height, checked before decoding.
 
   Raises:
-    ImageError: empty, truncated, no image, not of `FORMATS`, or over
-      max_pixels.
+    ImageError: when the data are empty, truncated, not an image, not in one of
+      `FORMATS`, or over max_pixels.
   """
   try:
     with _opened(data) as image:
@@ -56,12 +57,12 @@ def decode(
       return np.asarray(image)
   except ImageError:
     raise
-  # Pillow's plugins raise whatever their parsers do on bad bytes.
+  # Pillow's plugins may raise any exception on malformed bytes.
   except Exception as e:  # pylint: disable=broad-except
-    why = "no PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
+    reason = "no PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
     if not isinstance(e, UnidentifiedImageError):
-      why = f"{type(e).__name__}: {e}"
-    raise ImageError(why) from None
+      reason = f"{type(e).__name__}: {e}"
+    raise ImageError(reason) from None
 
 
 def _opened(data: bytes | Image.Image):
@@ -75,7 +76,7 @@ def _opened(data: bytes | Image.Image):
 def composite(
     rgba: UInt8[np.ndarray, "H W 4"], color: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "H W 3"]:
-  """Puts an image on a plain background."""
+  """Composites an RGBA image onto a plain background."""
   alpha = rgba[..., 3:].astype(np.uint16)
   mixed = rgba[..., :3] * alpha + np.array(color, np.uint16) * (255 - alpha)
   return ((mixed + 127) // 255).astype(np.uint8)
@@ -93,7 +94,7 @@ def _as_rgba(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-  """Modes of more than 8 bits, scaled; Pillow's convert would clip them."""
+  """Scales modes of more than 8 bits to 8; Pillow's convert clips them."""
   if image.mode.startswith("I"):
     x = np.clip(np.asarray(image), 0, 65535) // 257
     return Image.fromarray(x.astype(np.uint8))

@@ -1,7 +1,8 @@
 """Preprocessing operations: (record, *arguments) -> record.
 
-`OPS` names them. A random operation takes (record, rng, *arguments), and draws
-from `rng` alone: what is before the first of them can be kept (`cache.py`).
+`OPS` maps names to operations. A random operation takes (record, rng,
+*arguments), and `rng` is its only source of randomness. What the operations
+before the first random one return can therefore be cached (`cache.py`).
 """
 
 from collections.abc import Callable
@@ -28,7 +29,10 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in JPEG
 
 
 def decode(record, near=None, alpha="white"):
-  """RGB; what is transparent is white, or, with "ignore", as if it were not."""
+  """Decodes to RGB.
+
+  Transparent pixels become white, or keep their color with alpha="ignore".
+  """
   if alpha not in ("white", "ignore"):
     raise UserError(f"decode: alpha must be white or ignore; got {alpha!r}.")
   image = images.decode(record["image"], near=near, alpha=alpha == "ignore")
@@ -36,12 +40,16 @@ def decode(record, near=None, alpha="white"):
 
 
 def decode_rgba(record):
-  """RGBA, for `background`."""
+  """Decodes to RGBA, for `background`."""
   return record | {"image": images.decode(record["image"], alpha=True)}
 
 
 def background(record, rng, color: Any = "random", p=1.0):
-  """RGBA on a plain color: (r, g, b), or a random one with probability p."""
+  """Puts RGBA on a plain color.
+
+  The color is (r, g, b), or "random": a random one with probability p, else
+  white.
+  """
   if color == "random":
     r, g, b = rng.integers(0, 256, 3).tolist()
     color = (r, g, b) if rng.random() < p else (255, 255, 255)
@@ -49,28 +57,28 @@ def background(record, rng, color: Any = "random", p=1.0):
 
 
 def resize(record, size, method="bilinear", *, antialias=True):
-  """To size x size, or (h, w), whatever the shape was."""
+  """Resizes to size x size, or to (h, w), without keeping the aspect ratio."""
   h, w = (size, size) if isinstance(size, int) else size
   if not antialias:
-    return _resize_sparsely(record, h, w, method)
+    return _resize_without_antialias(record, h, w, method)
   return _with_pil(record, lambda i: i.resize((w, h), _FILTERS[method]))
 
 
 def resize_small(record, size, method="bilinear"):
-  """The smaller side to `size`, keeping the shape."""
+  """Resizes the smaller side to `size`, keeping the aspect ratio."""
   h, w = record["image"].shape[:2]
   new = (round(w * size / min(h, w)), round(h * size / min(h, w)))
   return _with_pil(record, lambda i: i.resize(new, _FILTERS[method]))
 
 
 def central_crop(record, size):
-  """The size x size pixels in the middle."""
+  """Crops the central size x size pixels."""
   h, w = record["image"].shape[:2]
   return _crop(record, (h - size) // 2, (w - size) // 2, size, size)
 
 
 def random_crop(record, rng, size):
-  """Any size x size pixels."""
+  """Crops size x size pixels at a random position."""
   h, w = record["image"].shape[:2]
   _check_crop(h, w, size)
   top, left = rng.integers(h - size + 1), rng.integers(w - size + 1)
@@ -78,7 +86,11 @@ def random_crop(record, rng, size):
 
 
 def inception_crop(record, rng, size, area_min=5, area_max=100):
-  """A random part of area_min to area_max percent, 3:4 to 4:3, resized."""
+  """Crops a random part of the image and resizes it.
+
+  The part has area_min to area_max percent of the area and an aspect ratio from
+  3:4 to 4:3.
+  """
   h, w = record["image"].shape[:2]
   for _ in range(10):
     area = h * w * rng.uniform(area_min, area_max) / 100
@@ -92,21 +104,25 @@ def inception_crop(record, rng, size, area_min=5, area_max=100):
 
 
 def flip_lr(record, rng):
-  """Mirrors every second image; not for captions that say left or right."""
+  """Mirrors half of the images; avoid it if captions say left or right."""
   if rng.random() < 0.5:
     return record | {"image": record["image"][:, ::-1]}
   return record
 
 
 def affine(record, rng, degrees=15, shift=0.1, zoom_min=0.8, zoom_max=1.1):
-  """Turns, moves (a fraction of the side) and zooms; fills from the corner."""
+  """Rotates, shifts and zooms by random amounts.
+
+  `shift` is a fraction of the side. The color of the top left pixel fills the
+  border.
+  """
   image = np.ascontiguousarray(record["image"])
   h, w = image.shape[:2]
   angle = np.deg2rad(rng.uniform(-degrees, degrees))
   zoom_x, zoom_y = rng.uniform(zoom_min, zoom_max, 2)
   dx, dy = rng.uniform(-shift, shift, 2) * (w, h)
   cos, sin = np.cos(angle), np.sin(angle)
-  # From the new image to the old one, so all of it is inverse.
+  # The matrix maps output to input pixels, so each transform is inverted.
   a, b, c, d = cos / zoom_x, sin / zoom_x, -sin / zoom_y, cos / zoom_y
   x, y = (w - 1) / 2, (h - 1) / 2
   x0, y0 = x + dx, y + dy
@@ -125,17 +141,21 @@ def affine(record, rng, degrees=15, shift=0.1, zoom_min=0.8, zoom_max=1.1):
 def color_jitter(
     record, rng, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
 ):
-  """Factors drawn from 1 - x to 1 + x; hue turns by up to x of the circle."""
+  """Changes brightness, contrast, saturation and hue by random amounts.
+
+  An argument x means a factor from 1 - x to 1 + x. For hue, it means a rotation
+  by up to x of the circle.
+  """
   image = _rgb(record)
   matrix, offset = np.eye(3), 0.0
   if brightness:
     matrix = matrix * rng.uniform(1 - brightness, 1 + brightness)
   if contrast:
     factor = rng.uniform(1 - contrast, 1 + contrast)
-    grey = _LUMA @ matrix @ cv2.mean(image)[:3]
-    matrix, offset = factor * matrix, (1 - factor) * grey
+    gray = _LUMA @ matrix @ cv2.mean(image)[:3]
+    matrix, offset = factor * matrix, (1 - factor) * gray
   if saturation:
-    # Greys stay what they are, so the offset does, too.
+    # The offset is a gray, which saturation and hue leave unchanged.
     matrix = _saturate(rng.uniform(1 - saturation, 1 + saturation)) @ matrix
   if hue:
     matrix = _turn_hue(2 * np.pi * rng.uniform(-hue, hue)) @ matrix
@@ -144,7 +164,7 @@ def color_jitter(
 
 
 def blur(record, rng, radius=1.0, p=0.5):
-  """A Gaussian blur of up to `radius` pixels, with probability p."""
+  """Applies a Gaussian blur of up to `radius` pixels with probability p."""
   if rng.random() >= p:
     return record
   image = np.ascontiguousarray(record["image"])
@@ -153,17 +173,18 @@ def blur(record, rng, radius=1.0, p=0.5):
 
 
 def grayscale(record, rng, p=0.1):
-  """Without color, with probability p."""
+  """Removes the color with probability p."""
   if rng.random() >= p:
     return record
   return record | {"image": cv2.transform(_rgb(record), _saturate(0.0))}
 
 
 def redraw(record, rng, p=0.5, strength=1.0):
-  """Outlines what is drawn, or takes outlines away, with probability p.
+  """Adds or removes outlines with probability p.
 
-  Half of the time dark lines of up to two pixels are painted over, otherwise
-  edges are darkened by up to `strength`: line drawings and flat ones meet.
+  Half of the time, dark lines of up to two pixels are painted over; otherwise
+  edges are darkened by up to `strength`. This makes line drawings and flat
+  drawings more alike.
   """
   if rng.random() >= p:
     return record
@@ -177,31 +198,32 @@ def redraw(record, rng, p=0.5, strength=1.0):
 
 
 def copy(record, inkey, outkey):
-  """Another name for a value."""
+  """Stores the value of `inkey` under `outkey` as well."""
   return record | {outkey: record[inkey]}
 
 
 def choice(record, rng, *inkeys, outkey="text"):
-  """One of several values, at random."""
+  """Stores the value of a random one of `inkeys` under `outkey`."""
   return record | {outkey: record[inkeys[rng.integers(len(inkeys))]]}
 
 
 def pick_crop(record, rng):
-  """One of the crops whose embeddings a record of `embeddings.py` holds."""
+  """Picks a random crop's embedding from a record of `embeddings.py`."""
   z = record["image"]
   return record | {"image": z[rng.integers(len(z))]}
 
 
 def keep(record, *keys):
-  """Drops all other values."""
+  """Drops all values except those of `keys`."""
   return {k: record[k] for k in keys}
 
 
 def lower(record, method="text"):
-  """Lower case: "text", "characters" or "ascii".
+  """Lower-cases the text by one of three methods.
 
-  "characters" lower-cases one character at a time, as transformers does: no
-  final sigma. "ascii" is A to Z alone, as in TensorFlow and so in big_vision.
+  "text" is Python's str.lower. "characters" lower-cases one character at a
+  time, as transformers does, so it never writes a final sigma. "ascii" changes
+  only A to Z, as TensorFlow and therefore big_vision do.
   """
   text = record["text"]
   if method == "text":
@@ -243,23 +265,23 @@ def _rgb(record):
 
 
 def _saturate(factor):
-  """The matrix that moves colors away from their grey, or to it (0)."""
+  """Returns the matrix that scales the distance of colors from their gray."""
   return factor * np.eye(3) + (1 - factor) * np.tile(_LUMA, (3, 1))
 
 
 def _turn_hue(angle):
-  """The matrix that turns colors about grey, luma unchanged (YIQ)."""
+  """Returns the matrix that rotates colors about gray in YIQ, keeping luma."""
   to_yiq = np.stack([_LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
   cos, sin = np.cos(angle), np.sin(angle)
   turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
   return np.linalg.solve(to_yiq, turn @ to_yiq)
 
 
-def _resize_sparsely(record, h, w, method):
-  """Bilinear interpolation without antialiasing.
+def _resize_without_antialias(record, h, w, method):
+  """Resizes by bilinear interpolation without antialiasing.
 
-  TensorFlow's resize does this by default, and so does big_vision's; both cut
-  off fractions of bytes.
+  TensorFlow's resize does this by default, and so does big_vision's. Both
+  truncate fractional byte values.
   """
   if method != "bilinear":
     raise UserError(
@@ -267,7 +289,8 @@ def _resize_sparsely(record, h, w, method):
     )
   image = np.ascontiguousarray(record["image"], dtype=np.float32)
   image = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
-  # Where four equal bytes meet, rounding must not make it the next lower one.
+  # Interpolating between four equal bytes may round to just below them. The
+  # margin keeps truncation from turning that into the next lower byte.
   return record | {"image": (image + 1e-3).astype(np.uint8)}
 
 
@@ -276,8 +299,8 @@ def _with_pil(record, function: Callable[[Image.Image], Image.Image]):
   return record | {"image": np.asarray(image)}
 
 
-# The one registry. Images are bytes up to value_range; what comes after it is
-# texts and other values.
+# The only registry of operations. ON_IMAGES work on uint8 images or embeddings
+# and must come before value_range; ON_ANYTHING may also follow it.
 ON_IMAGES = (
     decode,
     decode_rgba,

@@ -1,8 +1,8 @@
-"""Batches by number: the order is a function of (seed, step) and nothing else.
+"""Training and evaluation batches; their order depends only on (seed, step).
 
 Examples are shuffled, preprocessed and batched as a random-access Grain data
-set, so step n's batch is found by index: on any number of processes, threads
-or workers, and after any restart.
+set, so the batch of a step is found by its index. It is the same for any number
+of processes, threads and worker processes of the loader, and after any restart.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ _TRIES = 16
 
 
 class _Load:
-  """Source index to example; another example where it cannot be read."""
+  """A loader of examples by source index; replaces unreadable examples."""
 
   def __init__(self, source: Source, pp: Preprocess, cache: Cache):
     self._source, self._pp, self._cache = source, pp, cache
@@ -34,7 +34,7 @@ class _Load:
     replaced, problem = -1, ""
     for _ in range(_TRIES):
       try:
-        example = self._pp.finish(self._begun(int(index)), rng)
+        example = self._pp.finish(self._prepared(int(index)), rng)
         return example | {"replaced": np.array(replaced, np.int32)}
       except ImageError as e:
         problem = f"{self._source.key(int(index))}: {e}"
@@ -46,7 +46,7 @@ class _Load:
         f" last one was {problem}."
     )
 
-  def _begun(self, index: int) -> Record:
+  def _prepared(self, index: int) -> Record:
     record = self._cache.get(index)
     if record is None:
       record = self._pp.begin(self._source[index])
@@ -68,25 +68,27 @@ def train_iterator(
     num_workers: int = 0,
     cache_mb: int = 0,
 ) -> Iterator[Batch]:
-  """This process's part of the batches of steps start_step to total_steps.
+  """Iterates over this process's share of the training batches.
 
   Args:
-    source: what to train on, reshuffled every epoch.
+    source: training data, reshuffled every epoch.
     pp: preprocessing.
-    batch_size: global.
-    seed: of the order and of all random preprocessing.
-    total_steps: where to end.
-    start_step: where to begin.
-    process_index: which part.
-    process_count: of how many.
-    num_threads: that read and preprocess.
-    num_workers: processes that do so, instead; each has all the threads.
-    cache_mb: megabytes, of each worker, for what `pp` makes of records before
-      its first random operation: small data are decoded once.
+    batch_size: examples in a batch of all processes.
+    seed: seed of the order and of random preprocessing.
+    total_steps: step to stop before.
+    start_step: step to start at.
+    process_index: this process's index.
+    process_count: number of processes.
+    num_threads: number of threads that read and preprocess.
+    num_workers: number of worker processes of the loader that read and
+      preprocess instead; each has `num_threads` threads.
+    cache_mb: size of the cache in megabytes, in each worker process. It holds
+      records as they are before `pp`'s first random operation, so that small
+      data sets are decoded only once.
 
   Yields:
-    What `pp` keeps, stacked, and "replaced": -1, or the number of the example
-    that could not be read and has another in its place.
+    The values that `pp` keeps, stacked, and "replaced": -1, or the index of the
+    unreadable example that another one replaces.
   """
   _check(source, batch_size, process_count)
   local = batch_size // process_count
@@ -99,7 +101,7 @@ def train_iterator(
       .random_map(_Load(source, pp, Cache(cache_mb * 10**6)))
       .batch(local, drop_remainder=True, batch_fn=_stack)
   )
-  # A global batch is `process_count` local ones in a row.
+  # A global batch is `process_count` consecutive local batches.
   mine = examples.slice(
       slice(
           start_step * process_count + process_index,
@@ -113,17 +115,21 @@ def train_iterator(
 def iterate(
     batches: grain.MapDataset, num_threads: int, num_workers: int = 0
 ) -> Iterator[Batch]:
-  """Reads ahead in threads, or in worker processes with as many threads."""
-  found = batches.to_iter_dataset(
+  """Iterates over batches read ahead in threads.
+
+  If `num_workers` is not 0, that many worker processes of the loader read
+  ahead, each with `num_threads` threads.
+  """
+  dataset = batches.to_iter_dataset(
       grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=8)
   )
   if num_workers:
     if not flags.FLAGS.is_parsed():  # as in a notebook
-      flags.FLAGS.mark_as_parsed()  # Grain's workers hand flags on
-    found = found.mp_prefetch(
+      flags.FLAGS.mark_as_parsed()  # Grain's worker processes get them
+    dataset = dataset.mp_prefetch(
         grain.MultiprocessingOptions(num_workers=num_workers)
     )
-  return iter(found)
+  return iter(dataset)
 
 
 def eval_batches(
@@ -135,14 +141,16 @@ def eval_batches(
     process_count: int = 1,
     num_threads: int = 2,
 ) -> Iterator[Batch]:
-  """This process's part of batches holding each example once, in order.
+  """Iterates over this process's share of the evaluation batches.
+
+  The batches hold each example once, in order.
 
   Yields:
-    What `pp` makes of "image", and "mask": False for padding, which repeats
-    the last example.
+    "image", as `pp` makes it, and "mask", which is False for padding. Padding
+    repeats the last example.
 
   Raises:
-    UserError: an image that cannot be read; an evaluation replaces none.
+    UserError: when an image cannot be read; evaluation replaces no examples.
   """
   _check(source, batch_size, process_count)
   steps = -(-len(source) // batch_size)

@@ -1,4 +1,4 @@
-"""Batches made ahead of their use: in threads, or on their way to devices."""
+"""Prefetching of batches, in threads and to devices."""
 
 import collections
 from collections.abc import Callable
@@ -17,10 +17,11 @@ import numpy as np
 def batches(
     load: Callable[[Any], np.ndarray], items: Sequence | np.ndarray, size: int
 ) -> Iterator[np.ndarray]:
-  """Stacks of `load` of each item, in order; the last may be smaller.
+  """Yields stacks of `load(item)` in order; the last batch may be smaller.
 
-  While a batch is used the next one is being made. No more are held, however
-  many items there are. What `load` raises is raised here.
+  The next batch is loaded while the current one is used. No more batches are
+  held in memory, however many items there are. Exceptions from `load` are
+  raised here.
   """
   starts = iter(range(0, len(items), size))
   queue: collections.deque = collections.deque()
@@ -44,7 +45,7 @@ def batches(
 def to_device(
     batches: Iterable[Mapping], to: jax.sharding.Sharding, ahead: int = 2
 ) -> Iterator[dict[str, jax.Array]]:
-  """Yields global arrays of local batches, `ahead` of them on the way."""
+  """Yields local batches as global arrays, keeping `ahead` in flight."""
   queue: collections.deque = collections.deque()
   for batch in batches:
     image = batch["image"].reshape(len(batch["image"]), -1)

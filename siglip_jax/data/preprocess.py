@@ -1,10 +1,10 @@
-"""Preprocessing strings in big_vision's dialect.
+"""Preprocessing strings in big_vision's syntax.
 
   decode|resize(224)|value_range(-1,1)
   lower|tokenize(max_len=64, model="c4_en", eos="sticky", pad_value=1)
 
 Operations are separated by "|" and take literal arguments. Images stay uint8
-on the host: value_range only says what the device makes of the bytes.
+on the host: value_range only tells the device which range to scale them to.
 """
 
 import ast
@@ -30,21 +30,22 @@ _AFTER_VALUE_RANGE = ("tokenize", *(op.__name__ for op in ops.ON_ANYTHING))
 
 
 class Preprocess:
-  """A parsed preprocessing string, called on (record, random generator).
+  """A parsed preprocessing string, called as pp(record, rng).
 
   Args:
-    spec: the string.
-    tokenizer_path: use this file rather than the one `tokenize` names.
+    spec: the preprocessing string.
+    tokenizer_path: tokenizer file to use instead of the one `tokenize` names.
 
   Attributes:
-    spec: the string.
+    spec: the preprocessing string.
     value_range: (low, high) of the images on the device, or None.
-    tokenizer: the tokenizer of `tokenize`, or None.
+    tokenizer: the tokenizer that `tokenize` uses, or None.
 
   Raises:
-    UserError: an unknown operation, arguments it does not take, or an image
-      operation after value_range. Calling raises it where an operation cannot
-      be applied, and ImageError where the image cannot be decoded.
+    UserError: when an operation is unknown or does not take its arguments, or
+      an image operation follows value_range. A call raises UserError when an
+      operation cannot be applied, and ImageError when the image cannot be
+      decoded.
   """
 
   def __init__(
@@ -85,18 +86,18 @@ class Preprocess:
     self._fixed = random.index(True) if any(random) else len(random)
 
   def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-    """Runs all operations but value_range; the record is not changed."""
+    """Runs all operations except value_range; does not modify the record."""
     return self.finish(self.begin(record), rng)
 
   def begin(self, record: Record) -> Record:
-    """Runs what is before the first random operation: the same every time."""
+    """Runs the operations before the first random one; deterministic."""
     record = dict(record)
     for op in self._ops[: self._fixed]:
       record = op(record, None)
     return record
 
   def finish(self, record: Record, rng: np.random.Generator) -> Record:
-    """Runs the rest on what `begin` returned, which is not changed."""
+    """Runs the other operations on `begin`'s result without modifying it."""
     record = dict(record)
     for op in self._ops[self._fixed :]:
       record = op(record, rng)
@@ -105,7 +106,7 @@ class Preprocess:
 
 @dataclasses.dataclass(frozen=True)
 class _Operation:
-  """An operation and its arguments; its failures name it."""
+  """An operation with its arguments; its errors name the operation."""
 
   name: str
   function: Callable[..., Record]
@@ -120,26 +121,32 @@ class _Operation:
     except (ImageError, UserError):
       raise
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-      given = ", ".join(f"{k} ({type(v).__name__})" for k, v in record.items())
+      fields = ", ".join(f"{k} ({type(v).__name__})" for k, v in record.items())
       raise UserError(
           f"Preprocessing: {self.name} cannot be applied,"
-          f" {type(e).__name__}: {e}. The record has {given}. Check its"
+          f" {type(e).__name__}: {e}. The record has {fields}. Check its"
           " arguments and what is before it."
       ) from e
 
 
 def parse(spec: str) -> list[tuple[str, list, dict]]:
-  """ "a|b(1, c=2)" as [("a", [], {}), ("b", [1], {"c": 2})]; literals only."""
-  # Bars inside quotes are no separators, so the whole is parsed as Python.
+  """Parses "a|b(1, c=2)" into [("a", [], {}), ("b", [1], {"c": 2})].
+
+  Arguments must be literals.
+
+  Raises:
+    UserError: when the string is not operations separated by bars.
+  """
+  # A bar inside quotes does not separate, so parse the whole string as Python.
   try:
     node = ast.parse(spec.strip(), mode="eval").body
-    found = []
+    nodes = []
     while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-      found.append(node.right)
+      nodes.append(node.right)
       node = node.left
-    found.append(node)
-    return [_call(n) for n in reversed(found)]
-  # All that Python's parser raises, on deep nesting too.
+    nodes.append(node)
+    return [_call(n) for n in reversed(nodes)]
+  # Everything that Python's parser raises, including on deep nesting.
   except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as e:
     raise UserError(
         "A preprocessing string is operations with literal arguments between"
@@ -148,19 +155,19 @@ def parse(spec: str) -> list[tuple[str, list, dict]]:
 
 
 def render(calls: Iterable[tuple[str, Iterable, Mapping]]) -> str:
-  """The string that `parse` would make `calls` of."""
+  """Returns the string that `parse` would parse into `calls`."""
   words = []
   for name, args, kwargs in calls:
-    given = [repr(a) for a in args] + [f"{k}={v!r}" for k, v in kwargs.items()]
-    words.append(f"{name}({', '.join(given)})")
+    texts = [repr(a) for a in args] + [f"{k}={v!r}" for k, v in kwargs.items()]
+    words.append(f"{name}({', '.join(texts)})")
   return "|".join(words)
 
 
 def arguments(name: str, args: Sequence, kwargs: Mapping) -> dict[str, Any]:
-  """All arguments of an operation by their names, defaults among them.
+  """Returns all arguments of an operation by name, including defaults.
 
   Raises:
-    UserError: no such operation, or it does not take them.
+    UserError: when the operation is unknown or does not take these arguments.
   """
   signature = _signature(name)
   try:
@@ -174,10 +181,12 @@ def arguments(name: str, args: Sequence, kwargs: Mapping) -> dict[str, Any]:
 
 
 def meaning(spec: str) -> str:
-  """The same for all strings that do the same, whatever file has the tokenizer.
+  """Returns a canonical form, which is equal for strings that do the same.
+
+  It leaves out the tokenizer's path.
 
   Raises:
-    UserError: an operation is unknown, or takes other arguments.
+    UserError: when an operation is unknown or does not take its arguments.
   """
   calls = []
   for name, args, kwargs in parse(spec):
@@ -189,10 +198,10 @@ def meaning(spec: str) -> str:
 
 
 def tokenize_options(spec: str) -> dict[str, Any]:
-  """All arguments of the last operation of `spec`, which must be tokenize.
+  """Returns all arguments of `spec`'s last operation, which must be tokenize.
 
   Raises:
-    UserError: it is not, or has other arguments.
+    UserError: when it is another operation or does not take its arguments.
   """
   name, args, kwargs = parse(spec)[-1]
   if name != "tokenize":
@@ -204,7 +213,7 @@ def _call(node: ast.expr) -> tuple[str, list, dict]:
   if isinstance(node, ast.Name):
     return node.id, [], {}
   if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-    raise ValueError(f"{ast.unparse(node)!r} is no operation")
+    raise ValueError(f"{ast.unparse(node)!r} is not an operation")
   if any(k.arg is None for k in node.keywords):
     raise ValueError("** is not allowed")
   args = [ast.literal_eval(a) for a in node.args]
@@ -241,7 +250,7 @@ def _operation(name: str, args: list, kwargs: dict) -> _Operation:
 
 
 def _signature(name: str) -> inspect.Signature:
-  """What an operation takes beside the record and the random generator."""
+  """Returns an operation's signature without the record and rng."""
   if name in _SIGNATURES:
     return inspect.signature(_SIGNATURES[name])
   if name not in ops.OPS:
@@ -254,11 +263,11 @@ def _signature(name: str) -> inspect.Signature:
 
 
 def _value_range(low, high):
-  """Signature of value_range."""
+  """Has the signature of value_range."""
 
 
 def _tokenize(max_len, model, eos="sticky", pad_value=1, space="plain"):
-  """Signature of tokenize."""
+  """Has the signature of tokenize."""
 
 
 _SIGNATURES = {"value_range": _value_range, "tokenize": _tokenize}

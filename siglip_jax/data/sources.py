@@ -1,6 +1,7 @@
 """Random access to records: TFDS data sets, folders, embeddings.
 
-A record is a flat dict; "image" is an encoded image, texts are strings.
+A record is a flat dict. "image" is an encoded image, or its embeddings; texts
+are strings.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from siglip_jax.errors import UserError
 
 @runtime_checkable
 class Source(Protocol):
-  """Records by number."""
+  """A random-access source of records."""
 
   def __len__(self) -> int:
     ...
@@ -26,7 +27,7 @@ class Source(Protocol):
     ...
 
   def key(self, index: int) -> str:
-    """A name of a record for people."""
+    """Returns a readable name of a record, for messages."""
     ...
 
 
@@ -38,10 +39,17 @@ def make(
     data_dir: str | Path = "data",
     embeddings: str | None = None,
 ) -> Source:
-  """A TFDS data set by `name`, a folder by `path`, or embeddings by folder.
+  """Returns the source that `name`, `path` or `embeddings` specifies.
+
+  Args:
+    split: the split to read.
+    name: a TFDS data set.
+    path: a folder of captioned images.
+    data_dir: TFDS data folder, for `name`.
+    embeddings: a folder that `python -m siglip_jax.embed` wrote.
 
   Raises:
-    UserError: not exactly one of them, or what is there cannot be read.
+    UserError: when not exactly one of the three is given, or it cannot be read.
   """
   if sum(x is not None for x in (name, path, embeddings)) != 1:
     raise UserError(
@@ -57,15 +65,16 @@ def make(
 
 
 class TfdsSource:
-  """A prepared TFDS data set.
+  """A source that reads a prepared TFDS data set.
 
   Args:
-    folder: of one version, with its dataset_info.json.
-    name: for people.
+    folder: the folder of one version, with its dataset_info.json.
+    name: name of the data set, for messages.
     split: "train", "train[:80%]", ...
 
   Raises:
-    UserError: no such split, or files that cannot be read at random.
+    UserError: when there is no such split, or the files do not support random
+      access.
   """
 
   def __init__(self, folder: str, name: str, split: str):
@@ -97,7 +106,7 @@ class TfdsSource:
       ) from None
 
   def __reduce__(self):
-    """Worker processes open the files themselves."""
+    """Pickles the arguments; worker processes reopen the files."""
     return TfdsSource, (self.folder, self.name, self.split)
 
   def __len__(self) -> int:
@@ -107,17 +116,21 @@ class TfdsSource:
     return _flat(self._data[index], self._images)
 
   def key(self, index: int) -> str:
-    """Data set, split and number."""
+    """Returns the data set, split and index."""
     return f"{self.name}/{self.split}[{index}]"
 
 
 def tfds_source(name: str, split: str, *, data_dir: str | Path) -> TfdsSource:
-  """The newest version of a data set prepared under `data_dir`.
+  """Returns the newest version of a data set prepared under `data_dir`.
 
   Args:
-    name: as TFDS names it, with the config where there are several.
+    name: TFDS name, with the config if the data set has several.
     split: "train", "train[:80%]", ...
     data_dir: TFDS data folder.
+
+  Raises:
+    UserError: when there is no such data set or split, or its files do not
+      support random access.
   """
   folder = Path(data_dir).expanduser() / name
   # An interrupted build leaves folders like incomplete.AB_1.0.0.
@@ -127,19 +140,22 @@ def tfds_source(name: str, split: str, *, data_dir: str | Path) -> TfdsSource:
       if p.parent.name.replace(".", "").isdecimal()
   )
   if not versions:
-    how = (
+    hint = (
         f"`python -m siglip_jax.data.emoji --data_dir={data_dir}` builds it."
         if name == "emoji"
         else "Prepare it with TFDS as file_format='array_record'."
     )
-    raise UserError(f"There is no data set at {folder}. {how}")
+    raise UserError(f"There is no data set at {folder}. {hint}")
   return TfdsSource(str(versions[-1][1]), name, split)
 
 
 def _flat(
     record: Mapping[str, Any], images: Set[str], prefix: str = ""
 ) -> dict[str, Any]:
-  """Nested features joined by "/"; texts as str, `images` as bytes."""
+  """Flattens nested features, joining their names with "/".
+
+  Decodes bytes to str, except for the features in `images`.
+  """
   flat = {}
   for key, value in record.items():
     name = f"{prefix}{key}"

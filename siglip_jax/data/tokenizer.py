@@ -1,8 +1,8 @@
-"""Tokenizers, read and trained.
+"""Reading and training of tokenizers.
 
   python -m siglip_jax.data.tokenizer --path=IMAGES --out=tokenizer.model
 
-trains one on the captions of a folder.
+trains a tokenizer on the captions of a folder.
 """
 
 from collections.abc import Iterable
@@ -28,32 +28,32 @@ from siglip_jax.errors import UserError
 
 EOS_ID = 1
 _EOS_NAMES = ("<eos>", "</s>")
-SPACE = "\u2581"  # what SentencePiece writes for a space
+SPACE = "\u2581"  # SentencePiece's symbol for a space
 
 
 class TokenizerMissing(UserError):
-  """There is no tokenizer at a path."""
+  """The tokenizer file does not exist."""
 
 
 class Tokenizer:
-  """A tokenizer of a file: SentencePiece's .model, or tokenizers' .json.
+  """A tokenizer from a SentencePiece .model or a tokenizers library's .json.
 
   Attributes:
-    path: of the file.
+    path: the tokenizer's file.
     digest: sha256 of the file.
-    file_name: what a file of this kind is called, tokenizer.model or
-      tokenizer.json, whatever `path` says.
+    file_name: usual name of a file of this kind, whatever its own name is:
+      tokenizer.model or tokenizer.json.
   """
 
   def __init__(self, path: files.AnyPath):
     """Reads the file.
 
     Args:
-      path: the file, local or remote.
+      path: the tokenizer's file, local or remote.
 
     Raises:
-      TokenizerMissing: there is no file.
-      UserError: the file is damaged.
+      TokenizerMissing: when the file does not exist.
+      UserError: when the file is damaged or has no end-of-sentence token.
     """
     data = files.read_bytes(path)
     if data is None:
@@ -64,22 +64,21 @@ class Tokenizer:
       )
     self.path = path
     self.digest = hashlib.sha256(data).hexdigest()
-    is_json = data.lstrip()[:1] == b"{"
-    self.file_name = "tokenizer.json" if is_json else "tokenizer.model"
-    self._model = (_Json if is_json else _SentencePiece)(path, data)
+    self.file_name = file_name(data)
+    self._model = FORMATS[self.file_name](path, data)
 
   @property
   def vocab_size(self) -> int:
-    """Number of pieces."""
+    """The number of pieces."""
     return self._model.vocab_size
 
   @property
   def eos_id(self) -> int:
-    """The end of sentence."""
+    """The id of the end-of-sentence piece."""
     return self._model.eos_id
 
   def read_bytes(self) -> bytes:
-    """Returns the content of the file."""
+    """Returns the content of the tokenizer's file."""
     data = files.read_bytes(self.path)
     assert data is not None, self.path
     return data
@@ -93,17 +92,17 @@ class Tokenizer:
       pad_value: int = 1,
       space: str = "plain",
   ) -> Int32[np.ndarray, " L"]:
-    """Token ids, cut or padded to `max_len`.
+    """Returns token ids, cut or padded to `max_len`.
 
     Args:
       text: any string.
       max_len: length of the result.
-      eos: "sticky" ends even a cut text in the end-of-sentence id, "yes" adds
-        it where there is room, "none" never does.
-      pad_value: what fills up; SigLIP pads with its end-of-sentence id, 1.
-      space: "plain" is as the model says; "marked" as transformers does for
-        SigLIP: any run of what Python calls white space is one space, and the
-        text comes after one that is written out.
+      eos: "sticky" ends a text in the end-of-sentence id even if the text is
+        cut, "yes" adds the id if there is room, "none" never adds it.
+      pad_value: id to pad with; SigLIP pads with its end-of-sentence id, 1.
+      space: "plain" treats white space as the model does. "marked" does as
+        transformers does for SigLIP: every run of what Python calls white space
+        becomes one space, and the text is preceded by an explicit space symbol.
     """
     if space == "marked":
       ids = self._model.encode_marked(text)
@@ -124,12 +123,12 @@ class Tokenizer:
 
 
 def sentencepiece_proto(data: bytes) -> Any:
-  """A SentencePiece model as the message that its file is.
+  """Parses the content of a SentencePiece model file into its message.
 
   Raises:
-    protobuf.DecodeError: it is none.
+    protobuf.DecodeError: when the content is not such a message.
   """
-  # protobuf makes its classes when a module is loaded.
+  # protobuf creates its classes at import, where pyright does not see them.
   proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore
   proto.ParseFromString(data)
   return proto
@@ -142,14 +141,15 @@ class _SentencePiece:
     self._model = spm.SentencePieceProcessor()
     try:
       self._model.LoadFromSerializedProto(data)
-      # What is cut off between two pieces is read without a word.
+      # SentencePiece silently accepts a file truncated between pieces, which
+      # lacks the trainer_spec after them.
       whole = sentencepiece_proto(data).HasField("trainer_spec")
     except (RuntimeError, ValueError, protobuf.DecodeError):
       whole = False
     if not whole:
       raise UserError(
-          f"{path} is no SentencePiece model, or a damaged one: copy it again,"
-          " or give another."
+          f"{path} is not a SentencePiece model, or a damaged one: copy it"
+          " again, or give another."
       )
     self.vocab_size = self._model.vocab_size()
     self.eos_id = self._model.eos_id()
@@ -158,31 +158,31 @@ class _SentencePiece:
     return self._model.encode(text)
 
   def encode_marked(self, text: str) -> list[int]:
-    # Behind another piece, as transformers has it: where several ways to cut a
-    # text are equally good, what is before decides.
-    before = "<unk>"
+    # Encode after another piece, as transformers does: if several segmentations
+    # score equally, the preceding piece decides between them.
+    prefix = "<unk>"
     text = re.sub(r"\s+", " ", f"{SPACE}{text.replace(SPACE, ' ')}").rstrip()
-    return self._model.encode(before + text)[len(self._model.encode(before)) :]
+    return self._model.encode(prefix + text)[len(self._model.encode(prefix)) :]
 
 
 class _Json:
   """A tokenizer.json of the tokenizers library."""
 
   def __init__(self, path: str | os.PathLike, data: bytes):
-    # Only the models that come with such a file need the library.
+    # Imported here because only tokenizer.json files need the library.
     import tokenizers
 
     try:
       self._model = tokenizers.Tokenizer.from_str(data.decode())
-    # The library raises plain Exceptions.
+    # The library raises plain Exception.
     except Exception as e:  # pylint: disable=broad-except
       raise UserError(
-          f"{path} is no tokenizer of the tokenizers library, or a damaged one:"
-          f" {e}. Copy it again, or give another."
+          f"{path} is not a tokenizer of the tokenizers library, or a damaged"
+          f" one: {e}. Copy it again, or give another."
       ) from None
     self._model.no_padding()
     self._model.no_truncation()
-    # A text that spells "<eos>" is a text, as it is to SentencePiece.
+    # Treat "<eos>" in a text as ordinary text, as SentencePiece does.
     self._model.encode_special_tokens = True
     self.vocab_size = self._model.get_vocab_size()
     ids = [self._model.token_to_id(name) for name in _EOS_NAMES]
@@ -201,14 +201,25 @@ class _Json:
     raise UserError('space="marked" is for SentencePiece models alone.')
 
 
+# The name that a file of each format has, in a workdir and elsewhere -> reader.
+FORMATS = {"tokenizer.model": _SentencePiece, "tokenizer.json": _Json}
+
+
+def file_name(data: bytes) -> str:
+  """Returns the file name of a tokenizer's format, one of `FORMATS`."""
+  is_json = data.lstrip()[:1] == b"{"
+  return "tokenizer.json" if is_json else "tokenizer.model"
+
+
 def train(texts: Iterable[str], path: str | Path, *, vocab_size: int) -> None:
   """Trains a unigram model with byte fallback and writes it to `path`.
 
-  Texts are lower-cased, as preprocessing does. A small corpus gives fewer
-  pieces than `vocab_size`.
+  Texts are lower-cased, as in preprocessing. A small corpus yields fewer pieces
+  than `vocab_size`.
 
   Raises:
-    UserError: no texts, or more different characters than `vocab_size` holds.
+    UserError: when there are no texts, or more distinct characters than
+      `vocab_size` can hold.
   """
   texts = sorted({t.lower() for t in texts if t.strip()})
   if not texts:
@@ -226,7 +237,7 @@ def train(texts: Iterable[str], path: str | Path, *, vocab_size: int) -> None:
         eos_id=EOS_ID,
         unk_id=2,
         bos_id=-1,
-        num_threads=1,  # the same model every time
+        num_threads=1,  # makes training deterministic
         minloglevel=2,
     )
   except RuntimeError as e:
@@ -243,8 +254,8 @@ def train(texts: Iterable[str], path: str | Path, *, vocab_size: int) -> None:
 def define_flags() -> None:
   """Defines the flags of the command."""
   flags.DEFINE_string("path", None, "Folder of captioned images.")
-  flags.DEFINE_string("out", "tokenizer.model", "File to write.")
-  flags.DEFINE_integer("vocab_size", 8000, "Most pieces to learn.")
+  flags.DEFINE_string("out", "tokenizer.model", "Tokenizer file to write.")
+  flags.DEFINE_integer("vocab_size", 8000, "Maximum number of pieces.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """python -m siglip_jax.demo --model=WORKDIR [--images=FOLDER].
 
-A web page on this machine alone: drop an image and type labels, or search a
-folder of images by text. It needs no network, asks nothing of it, and tells
-it nothing. Needs `pip install siglip_jax[demo]`.
+Serves a web page to this machine only: drop an image and type labels, or search
+a folder of images by text. The page needs no network, requests nothing from it
+and sends nothing to it. Needs `pip install siglip_jax[demo]`.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from siglip_jax.inference import flags as model_flags
 from siglip_jax.inference.model import SigLIP
 
 HOST = "127.0.0.1"
-_SHOWN = 12  # images found
+_SHOWN = 12  # images per search
 
 
 def define_flags() -> None:
@@ -48,39 +48,39 @@ def main(argv: Sequence[str]) -> None:
 
 
 def split_labels(text: str) -> list[str]:
-  """Labels between commas or lines, each once, in order."""
+  """Returns the labels between commas or line breaks, each once, in order."""
   return list(
       dict.fromkeys(s.strip() for s in re.split(r"[,\n]", text) if s.strip())
   )
 
 
 def make_page(gradio: Any, model: SigLIP, album: album_lib.Album | None):
-  """The page: a tab for labels and, with an album, one for searching it."""
+  """Builds the page: a tab for labels and, with an album, one to search it."""
 
   def classify(image: str | None, labels: str, template: str):
     if image is None:
       raise UserError("Drop an image first.")
     names = split_labels(labels)
-    found = model.classify([image], names, templates=[template or "{}"])
-    return dict(zip(names, map(float, found[0]), strict=True))
+    probabilities = model.classify([image], names, templates=[template or "{}"])
+    return dict(zip(names, map(float, probabilities[0]), strict=True))
 
   def search(text: str):
-    assert album is not None, "no tab without"
+    assert album is not None, "the tab is there only with an album"
     if not text.strip():
       raise UserError("Type what to look for.")
     return [(str(p), f"{x:.1%}") for p, x in album.search(text.strip(), _SHOWN)]
 
   with gradio.Blocks(title="siglip_jax", analytics_enabled=False) as page:
     with gradio.Tab("Labels"):
-      _labels_tab(gradio, _told(gradio, classify))
+      _labels_tab(gradio, _with_errors(gradio, classify))
     if album is not None:
       with gradio.Tab(f"Search {len(album.paths)} images"):
-        _search_tab(gradio, _told(gradio, search))
+        _search_tab(gradio, _with_errors(gradio, search))
   return page
 
 
 def serve(gradio: Any, page: Any, *, port: int, allowed: list[str]) -> None:
-  """Starts the page in the background, on this machine's own address.
+  """Serves the page in the background, on the loopback address.
 
   Raises:
     UserError: the port is taken.
@@ -95,7 +95,7 @@ def serve(gradio: Any, page: Any, *, port: int, allowed: list[str]) -> None:
         allowed_paths=allowed,
         footer_links=[],
         ssr_mode=False,
-        # The themes' own fonts come from elsewhere.
+        # The themes' default fonts would be downloaded.
         theme=gradio.themes.Base(
             font=["system-ui", "sans-serif"], font_mono=["monospace"]
         ),
@@ -112,14 +112,14 @@ def _labels_tab(gradio: Any, classify: Callable) -> None:
       image = gradio.Image(
           label="Image",
           type="filepath",
-          image_mode=None,  # the file as it is: the model's decoder reads it
+          image_mode=None,  # pass the file on: the model's decoder reads it
           sources=["upload", "clipboard"],
           height=320,
       )
-      # Its own way opens the file to look, and fails with no word on the page.
+      # Gradio's preprocess opens the file and fails without a message.
       image.preprocess = lambda data: data.path if data else None
       labels = gradio.Textbox(
-          label="Labels, with commas between them",
+          label="Labels, separated by commas",
           value="cat, dog, car",
           elem_id="labels",
       )
@@ -127,43 +127,43 @@ def _labels_tab(gradio: Any, classify: Callable) -> None:
           label="Prompt: {} stands for the label", value="{}"
       )
       button = gradio.Button("Classify", variant="primary")
-    found = gradio.Label(
-        label="Probability, each on its own",
+    output = gradio.Label(
+        label="Probability of each label, independent of the others",
         elem_id="found",
     )
   inputs = [image, labels, template]
-  button.click(classify, inputs, found)
-  labels.submit(classify, inputs, found)
+  button.click(classify, inputs, output)
+  labels.submit(classify, inputs, output)
 
 
 def _search_tab(gradio: Any, search: Callable) -> None:
   text = gradio.Textbox(label="Text", elem_id="text")
   button = gradio.Button("Search", variant="primary")
-  found = gradio.Gallery(
+  output = gradio.Gallery(
       label="Best first",
       columns=6,
       object_fit="contain",
       height="auto",
       elem_id="gallery",
   )
-  button.click(search, text, found)
-  text.submit(search, text, found)
+  button.click(search, text, output)
+  text.submit(search, text, output)
 
 
-def _told(gradio: Any, function: Callable) -> Callable:
-  """`function`, whose UserErrors are shown on the page."""
+def _with_errors(gradio: Any, function: Callable) -> Callable:
+  """Returns `function`, changed to show its UserErrors on the page."""
 
-  def told(*args):
+  def wrapped(*args):
     try:
       return function(*args)
     except UserError as e:
       raise gradio.Error(str(e), print_exception=False) from None
 
-  return told
+  return wrapped
 
 
 def _gradio() -> Any:
-  """The library, told at import to send nothing anywhere."""
+  """Returns the gradio module, configured at import to send nothing."""
   os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
   os.environ["HF_HUB_OFFLINE"] = "1"
   os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -173,7 +173,10 @@ def _gradio() -> Any:
 
 
 def _check_gradio() -> None:
-  """Before the model is loaded; importing it takes seconds."""
+  """Checks that Gradio is installed, without importing it.
+
+  The check runs before the model is loaded, and the import takes seconds.
+  """
   if importlib.util.find_spec("gradio") is None:
     raise UserError("The page needs Gradio: pip install 'siglip_jax[demo]'.")
 

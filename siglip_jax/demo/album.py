@@ -1,4 +1,4 @@
-"""A folder of images, to be searched by text."""
+"""A folder of images that can be searched by text."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -13,7 +13,7 @@ from siglip_jax.data import folders
 from siglip_jax.errors import UserError
 from siglip_jax.inference.model import SigLIP
 
-_AT_A_TIME = 64  # between two looks at the progress
+_AT_A_TIME = 64  # images per update of the progress bar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,9 @@ class Album:
   """Images and their embeddings.
 
   Attributes:
-    model: what made the embeddings.
-    paths: the images.
-    zimg: an embedding each.
+    model: model that made the embeddings.
+    paths: paths of the images.
+    zimg: embeddings of the images, one per row.
   """
 
   model: SigLIP
@@ -31,23 +31,23 @@ class Album:
   zimg: Float[np.ndarray, "N D"]
 
   def search(self, text: str, count: int) -> list[tuple[Path, float]]:
-    """The images nearest to a text and their probabilities, best first."""
+    """Returns the images nearest to a text, with probabilities, best first."""
     ztxt = self.model.encode_text([text])
-    # By cosine: far probabilities round to the same zero.
+    # Sort by cosine: the probabilities of distant images all round to zero.
     order = np.argsort(-(self.zimg @ ztxt[0]), kind="stable")[:count]
-    found = self.model.probabilities(self.zimg[order], ztxt)[:, 0]
+    probs = self.model.probabilities(self.zimg[order], ztxt)[:, 0]
     return [
-        (self.paths[i], float(p)) for i, p in zip(order, found, strict=True)
+        (self.paths[i], float(p)) for i, p in zip(order, probs, strict=True)
     ]
 
 
 def make(model: SigLIP, folder: str | Path) -> Album:
-  """Encodes all images of a folder and its subfolders.
+  """Encodes all images in a folder and its subfolders.
 
-  What cannot be read as an image is left out, and named in the log.
+  Files that cannot be read as images are left out, and named in the log.
 
   Raises:
-    UserError: no such folder, or none in it that can be read.
+    UserError: the folder is missing, or has no images that can be read.
   """
   folder = Path(folder).expanduser()
   if not folder.is_dir():
@@ -57,31 +57,31 @@ def make(model: SigLIP, folder: str | Path) -> Album:
       for p in folder.rglob("*")
       if p.suffix.lower() in folders.IMAGES and p.is_file()
   )
-  read, zimg = [], []
+  readable, zimg = [], []
   with progress.Pace("images", total=len(paths)) as pace:
     for start in range(0, len(paths), _AT_A_TIME):
-      some = paths[start : start + _AT_A_TIME]
-      for path, z in _encoded(model, some):
-        read.append(path)
+      chunk = paths[start : start + _AT_A_TIME]
+      for path, z in _encoded(model, chunk):
+        readable.append(path)
         zimg.append(z)
-      pace.update(start + len(some))
-  if not read:
+      pace.update(start + len(chunk))
+  if not readable:
     raise UserError(
         f"The folder {folder} has no images that can be read, of"
         f" {len(paths)} files named as such ({', '.join(folders.IMAGES)})."
     )
-  return Album(model=model, paths=read, zimg=np.stack(zimg))
+  return Album(model=model, paths=readable, zimg=np.stack(zimg))
 
 
 def _encoded(
     model: SigLIP, paths: Sequence[Path]
 ) -> list[tuple[Path, np.ndarray]]:
-  """Those that can be read, with their embeddings."""
+  """Returns the images that can be read, with their embeddings."""
   try:
     return list(zip(paths, model.encode_image(paths), strict=True))
   except UserError as e:
     if len(paths) == 1:
       logging.warning("Left out: %s", e)
       return []
-  middle = len(paths) // 2  # find it by halves: few are bad
+  middle = len(paths) // 2  # bisect, as few files are bad
   return _encoded(model, paths[:middle]) + _encoded(model, paths[middle:])

@@ -1,5 +1,6 @@
-"""Training on stored embeddings of a locked image tower (LiT).
+"""Stored embeddings of a locked image tower, to train on (LiT).
 
-`encode.py` writes the embeddings of a data set, `views.py` makes the images to
-encode, `tower.py` says which tower made them.
+`encode.py` writes the embeddings of a data set, `views.py` prepares the images
+to encode, and `tower.py` loads the tower and checks which tower made stored
+embeddings.
 """

@@ -1,10 +1,10 @@
-"""Encodes a data set with a locked image tower, once, to train on ever after.
+"""Encodes a data set once with a locked image tower, to train on the result.
 
   python -m siglip_jax.embed --config=configs/l256_lit.py:tower=WEIGHTS \
       --split=train --out=DIR [--config.key=value ...]
 
-Killed and started again, it goes on: finished shards stay as they are, and an
-unfinished one was never there.
+If it is killed, the same command resumes it: finished shards are kept, and the
+others are encoded. A shard that was unfinished is encoded from its start.
 """
 
 from collections.abc import Sequence
@@ -23,32 +23,34 @@ from siglip_jax.multihost import join
 def define_flags() -> None:
   """Defines the flags of the command."""
   cli.define_config(config_check.fill)
-  flags.DEFINE_string("out", None, "The folder to write.")
-  flags.DEFINE_string("split", "train", "The split of config.data to encode.")
+  flags.DEFINE_string("out", None, "Folder to write.")
+  flags.DEFINE_string("split", "train", "Split of config.data to encode.")
   flags.DEFINE_string(
       "model",
       None,
-      "A trained run whose image tower to use, not config.init's.",
+      "Workdir of a trained run whose image tower is used instead of"
+      " config.init's.",
   )
   flags.DEFINE_enum(
       "dtype",
       None,
       embeddings.DTYPES,
-      "Type of the stored numbers; config.model.dtype by default.",
+      "dtype of the stored embeddings; config.model.dtype by default.",
   )
   flags.DEFINE_integer(
       "crops",
       0,
-      "Embeddings of each image, as config.data.pp draws them; 0: one, as"
-      " config.preprocess.image makes it, which evaluation needs.",
+      "Embeddings per image, each of a crop drawn by config.data.pp. 0 stores"
+      " one, of the image as config.preprocess.image makes it; evaluation needs"
+      " this.",
   )
-  flags.DEFINE_integer("batch_size", 256, "Images at a time, a host.")
-  flags.DEFINE_integer("shard_size", 16_384, "Examples a file.")
+  flags.DEFINE_integer("batch_size", 256, "Images per batch on each host.")
+  flags.DEFINE_integer("shard_size", 16_384, "Examples per file.")
   join.define_flags()
 
 
 def main(argv: Sequence[str]) -> int:
-  """Embeds."""
+  """Encodes the data set."""
   del argv
   values = flags.FLAGS
   if values.config is None or not values.out:
@@ -66,12 +68,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _embed(config, out: str, options: encode.Options) -> int:
-  found = encode.embed(config, out, options)
+  manifest = encode.embed(config, out, options)
   if jax.process_index() == 0:
     print(
-        f"{sum(found['counts'])} of {found['examples']} examples are in"
-        f" {out} ({found['dtype']}, width {found['dim']},"
-        f" {max(found['crops'], 1)} each; {found['skipped']} skipped)."
+        f"{sum(manifest['counts'])} of {manifest['examples']} examples are in"
+        f" {out} ({manifest['dtype']}, width {manifest['dim']},"
+        f" {max(manifest['crops'], 1)} each; {manifest['skipped']} skipped)."
     )
   return 0
 

@@ -1,7 +1,9 @@
-"""A data set to embeddings of its images: shards, in parts, again and again.
+"""Encoding of a data set's images into shards of embeddings.
 
-Each process encodes shards of its own on its own devices, so any number of
-hosts share the work through one folder and wait for each other only at the end.
+Each process encodes its own shards on its own devices. Any number of hosts can
+share the work through one folder, and they wait for each other only before the
+first shard and after the last. An interrupted run continues with the missing
+shards.
 """
 
 from collections.abc import Callable
@@ -29,7 +31,7 @@ from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.data.preprocess import parse
 from siglip_jax.data.preprocess import render
 from siglip_jax.embed import tower
-from siglip_jax.embed import views as crops_lib
+from siglip_jax.embed import views
 from siglip_jax.errors import UserError
 from siglip_jax.models import two_towers
 from siglip_jax.models.two_towers import TwoTowers
@@ -38,7 +40,7 @@ from siglip_jax.weights import tower_file
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-  """The flags of `embed.py` beside --config and --out, by their names."""
+  """The flags of `siglip_jax.embed`, by name, without --config and --out."""
 
   split: str = "train"
   model: str | None = None
@@ -59,19 +61,20 @@ class Options:
 def embed(
     config: ml_collections.ConfigDict, out: str | Path, options: Options
 ) -> dict[str, Any]:
-  """Writes a folder of embeddings, or what is missing of it.
+  """Writes a folder of embeddings, or the missing part of it.
 
   Args:
-    config: with an image tower, and with `init` where `options.model` is None.
-    out: the folder, which all processes must see.
-    options: see the flags.
+    config: config with an image tower, and with `init` if `options.model` is
+      None.
+    out: folder to write, which all processes must see.
+    options: values of the command's flags.
 
   Returns:
     The manifest.
 
   Raises:
-    UserError: the config, the tower or the data cannot be used; or the folder
-      holds something else, which stays as it is.
+    UserError: when the config, the tower or the data cannot be used, or the
+      folder holds something else. Such a folder is left as it is.
   """
   config_check.validate(config)
   model = TwoTowers(**config.model.to_dict())
@@ -83,13 +86,13 @@ def embed(
   folder = Path(out).expanduser()
   data = {k: config.data[k] for k in config_sources.source_keys(config)}
   source = sources.make(**data | {"split": options.split})
-  made_with = _made_with(config, options.crops)
-  image, came_from = tower.load(config, model, options.model)
-  wanted = {
+  spec = _image_spec(config, options.crops)
+  image, origin = tower.load(config, model, options.model)
+  header = {
       "format": embeddings.FORMAT,
       "tower_digest": tower_file.digest(image),
       **tower.identity(config),
-      "made_with": made_with,
+      "made_with": spec,
       "crops": options.crops,
       "seed": config.seed,
       "data": {k: data[k] for k in data if k not in ("split", "data_dir")},
@@ -99,23 +102,23 @@ def embed(
       "dtype": _dtype(options.dtype or model.dtype),
       "dim": model.image_dim,
   }
-  _begin(folder, wanted, image)
+  _prepare_folder(folder, header, image)
   count = -(-len(source) // options.shard_size)
   paths = embeddings.shard_paths(folder, count)
   if not (folder / embeddings.MANIFEST).exists():
-    make = crops_lib.Crops(
+    crops = views.Crops(
         source,
-        Preprocess(made_with),
+        Preprocess(spec),
         side=config.image_size,
         crops=options.crops,
         seed=config.seed,
     )
-    encode = _encoder(model, image, make, embeddings.DTYPES[wanted["dtype"]])
-    _write_shards(config, options, make, encode, paths)
-    _together("embedded")
+    encode = _encoder(model, image, crops, embeddings.DTYPES[header["dtype"]])
+    _write_shards(config, options, crops, encode, paths)
+    _barrier("embedded")
     if jax.process_index() == 0:
-      _finish(folder, wanted, paths, source, came_from)
-    _together("finished")
+      _finish(folder, header, paths, source, origin)
+    _barrier("finished")
   return embeddings.read_manifest(folder)
 
 
@@ -128,8 +131,8 @@ def _dtype(name: str) -> str:
   return name
 
 
-def _made_with(config, crops: int) -> str:
-  """The preprocessing to run."""
+def _image_spec(config, crops: int) -> str:
+  """Returns the image preprocessing to run."""
   if not crops:
     return config.preprocess.image
   spec = image_part(config.data.pp)
@@ -142,10 +145,10 @@ def _made_with(config, crops: int) -> str:
 
 
 def image_part(spec: str) -> str:
-  """The part of a string that makes an image, up to its value_range.
+  """Returns the image part of a preprocessing string, up to value_range.
 
   Raises:
-    UserError: it has none.
+    UserError: when the string has no value_range.
   """
   calls = parse(spec)
   names = [name for name, *_ in calls]
@@ -158,12 +161,14 @@ def image_part(spec: str) -> str:
   return render(call for call in images if call[0] != "tokenize")
 
 
-def _begin(folder: Path, wanted: Mapping[str, Any], image: Mapping) -> None:
-  """Sees to it that the folder is this work's, before anything is written."""
+def _prepare_folder(
+    folder: Path, header: Mapping[str, Any], image: Mapping
+) -> None:
+  """Checks that the folder is new or this job's; writes its first files."""
   started = folder / embeddings.STARTED
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    there = sorted(p.name for p in folder.iterdir())
+    names = sorted(p.name for p in folder.iterdir())
   except OSError as e:
     raise UserError(
         f"--out must be a folder that can be written to: {folder}"
@@ -171,42 +176,42 @@ def _begin(folder: Path, wanted: Mapping[str, Any], image: Mapping) -> None:
     ) from None
   known = [p for p in (folder / embeddings.MANIFEST, started) if p.exists()]
   if known:
-    _check_same(known[0], wanted)
-  elif any(not n.startswith("started.") for n in there):
+    _check_same(known[0], header)
+  elif any(not n.startswith("started.") for n in names):
     raise UserError(
         f"--out must be a new folder, or one that this command began: {folder}"
-        f" holds {there[0]} and no {embeddings.STARTED}. Nothing was changed;"
+        f" holds {names[0]} and no {embeddings.STARTED}. Nothing was changed;"
         " give another --out."
     )
-  _together("checked")
+  _barrier("checked")
   if jax.process_index() == 0 and not known:
-    embeddings.write_json(started, wanted)
+    embeddings.write_json(started, header)
   if jax.process_index() == 0 and not (folder / embeddings.TOWER).exists():
     tower_file.write(folder / embeddings.TOWER, image)
-  _together("begun")
+  _barrier("begun")
 
 
-def _check_same(path: Path, wanted: Mapping[str, Any]) -> None:
-  there = embeddings.read_json(path)
-  for key, value in wanted.items():
-    if there[key] != value:
+def _check_same(path: Path, header: Mapping[str, Any]) -> None:
+  stored = embeddings.read_json(path)
+  for key, value in header.items():
+    if stored[key] != value:
       raise UserError(
-          f"{path.parent} was begun with {key} = {there[key]!r}; now it is"
+          f"{path.parent} was begun with {key} = {stored[key]!r}; now it is"
           f" {value!r}. Nothing was changed: ask for what is there, or give"
           " another --out."
       )
 
 
 def _encoder(
-    model: TwoTowers, image: Mapping, make: crops_lib.Crops, dtype: np.dtype
+    model: TwoTowers, image: Mapping, crops: views.Crops, dtype: np.dtype
 ) -> Callable[[np.ndarray], jax.Array]:
-  """Encodes images on this process's own devices."""
+  """Returns a function that encodes images on this process's devices."""
   mesh = sharding.make_mesh(jax.local_devices())
   params = jax.device_put(image, sharding.replicated(mesh))
   rows = sharding.batch_sharding(mesh)
 
   def encode(params, images):
-    scaled = two_towers.scale(images, make.value_range)
+    scaled = two_towers.scale(images, crops.value_range)
     return model.encode_image(params, scaled).astype(dtype)
 
   compiled = jax.jit(sharding.on_mesh(mesh, encode), out_shardings=rows)
@@ -216,17 +221,17 @@ def _encoder(
 def _write_shards(
     config,
     options: Options,
-    make: crops_lib.Crops,
+    crops: views.Crops,
     encode: Callable[[np.ndarray], jax.Array],
     paths: Sequence[Path],
 ) -> None:
-  """All shards of this process that are not there yet."""
-  parts = _missing(paths, options.shard_size, len(make.source))
-  size = _batch_size(options, make.count)
+  """Writes this process's missing shards."""
+  parts = _missing(paths, options.shard_size, len(crops.source))
+  size = _batch_size(options, crops.count)
   loader = config_sources.loader_options(config)
   loader.pop("cache_mb", None)
-  batches = crops_lib.batches(make, parts.values(), size, **loader)
-  results = _behind(batches, encode)
+  batches = views.batches(crops, parts.values(), size, **loader)
+  results = _encode_ahead(batches, encode)
   total = sum(map(len, parts.values()))
   done, skipped = 0, 0
   with progress.Pace(
@@ -235,7 +240,7 @@ def _write_shards(
     for path, part in parts.items():
       records = []
       for batch, z in itertools.islice(results, -(-len(part) // size)):
-        records += _packed(batch, z, make.count)
+        records += _packed(batch, z, crops.count)
         pace.update(done + len(records))
       done += len(part)
       skipped += len(part) - len(records)
@@ -247,7 +252,7 @@ def _write_shards(
 def _missing(
     paths: Sequence[Path], size: int, total: int
 ) -> dict[Path, np.ndarray]:
-  """The shards that this process has to write, and their examples."""
+  """Returns this process's missing shards and their examples' indices."""
   mine = range(jax.process_index(), len(paths), jax.process_count())
   return {
       paths[i]: np.arange(i * size, min((i + 1) * size, total))
@@ -257,28 +262,32 @@ def _missing(
 
 
 def _batch_size(options: Options, crops: int) -> int:
-  """Examples a batch: images over crops, a multiple of the devices."""
+  """Returns the number of examples per batch.
+
+  It is the number of images over the crops, rounded up to a multiple of the
+  devices.
+  """
   devices = jax.local_device_count()
   images = min(options.batch_size, options.shard_size * crops)
   return -(-images // (crops * devices)) * devices
 
 
-def _behind(
+def _encode_ahead(
     batches: Iterator[dict], encode: Callable[[np.ndarray], jax.Array]
 ) -> Iterator[tuple[dict, np.ndarray]]:
-  """Each batch and its embeddings, while the next one is being encoded."""
-  before = None
+  """Yields batches with their embeddings while the next one is encoded."""
+  previous = None
   for batch in batches:
-    this = batch, encode(batch["images"])
-    if before is not None:
-      yield before[0], np.asarray(jax.device_get(before[1]))
-    before = this
-  if before is not None:
-    yield before[0], np.asarray(jax.device_get(before[1]))
+    current = batch, encode(batch["images"])
+    if previous is not None:
+      yield previous[0], np.asarray(jax.device_get(previous[1]))
+    previous = current
+  if previous is not None:
+    yield previous[0], np.asarray(jax.device_get(previous[1]))
 
 
 def _packed(batch: Mapping, z: np.ndarray, crops: int) -> list[bytes]:
-  """Records of a batch without those that could not be read, and padding."""
+  """Returns a batch's packed records, without padding and unreadable ones."""
   z = z.reshape(-1, crops, z.shape[-1])
   return [
       embeddings.pack(int(key), z[i], record)
@@ -301,23 +310,23 @@ def _check_skipped(skipped: int, done: int, config) -> None:
 
 def _finish(
     folder: Path,
-    wanted: Mapping[str, Any],
+    header: Mapping[str, Any],
     paths: Sequence[Path],
     source: sources.Source,
-    came_from: str,
+    origin: str,
 ) -> None:
-  """Counts and names what there is, and writes the manifest."""
+  """Counts the records, lists the missing ones and writes the manifest."""
   counts = [embeddings.count_records(p) for p in paths]
   if not sum(counts):
     raise UserError("Not one example could be read; check the data.")
   missing = []
   for i, path in enumerate(paths):
-    first = i * wanted["shard_size"]
-    last = min(first + wanted["shard_size"], len(source))
+    first = i * header["shard_size"]
+    last = min(first + header["shard_size"], len(source))
     if counts[i] < last - first:
       missing += sorted(set(range(first, last)) - embeddings.keys(path))
-  manifest = dict(wanted) | {
-      "tower_from": came_from,
+  manifest = dict(header) | {
+      "tower_from": origin,
       "counts": counts,
       "skipped": len(missing),
       "skipped_keys": [source.key(i) for i in missing],
@@ -326,7 +335,7 @@ def _finish(
   (folder / embeddings.STARTED).unlink()
 
 
-def _together(what: str) -> None:
+def _barrier(name: str) -> None:
   """Waits for all processes."""
   if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(what)
+    multihost_utils.sync_global_devices(name)

@@ -1,4 +1,4 @@
-"""A trained image tower, and whether embeddings were made with it."""
+"""Loading of image towers, and checks of which tower made embeddings."""
 
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,18 @@ def load(
     model: TwoTowers,
     workdir: str | None = None,
 ) -> tuple[dict, str]:
-  """A trained image tower, {"img": ...} of NumPy arrays, and its origin.
+  """Returns a trained image tower and the path it was read from.
+
+  The tower is {"img": ...} of NumPy arrays.
 
   Args:
-    config: whose init.img names it unless `workdir` does.
-    model: of the config.
-    workdir: the run that trained it.
+    config: config whose init.img names the tower, unless `workdir` is given.
+    model: the config's model.
+    workdir: workdir of the run that trained the tower.
 
   Raises:
-    UserError: the tower is untrained, has other shapes, or was trained with
-      other image preprocessing.
+    UserError: when the tower is untrained, has other shapes, or was trained
+      with other image preprocessing.
   """
   section = config.init.to_dict() if "init" in config else {}
   if workdir is not None:
@@ -47,11 +49,11 @@ def load(
   spec = {"image": config.preprocess.image}
   section = {"img": section["img"]}
   fitted, notes = init.read(section, shapes, spec)
-  found, path = fitted["img"], section["img"]["path"]
-  if found.initial:
+  part, path = fitted["img"], section["img"]["path"]
+  if part.initial:
     raise UserError(
-        f"{path} lacks {len(found.initial)} arrays of the image tower, such as"
-        f" {found.initial[0]!r}, whose values would be random. Change"
+        f"{path} lacks {len(part.initial)} arrays of the image tower, such as"
+        f" {part.initial[0]!r}, whose values would be random. Change"
         " config.model.image, or give other weights."
     )
   if notes:
@@ -59,11 +61,11 @@ def load(
         f"The tower was trained with different image preprocessing. {notes[0]}."
         " Change config.preprocess.image."
     )
-  return {"img": tree.unflatten(found.arrays)}, path
+  return {"img": tree.unflatten(part.arrays)}, path
 
 
 def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What embeddings depend on beside the parameters, as a manifest has it."""
+  """Returns what embeddings depend on besides parameters, by manifest key."""
   return {
       "tower_sizes": TwoTowers(**config.model.to_dict()).image_sizes,
       "image_size": config.image_size,
@@ -72,7 +74,7 @@ def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def same_tower(key: str, one: Any, other: Any) -> bool:
-  """Whether two values of a key of `tower` mean the same."""
+  """Whether two values of a key of `identity` mean the same."""
   if key == "image":
     one, other = map(meaning, (one, other))
   return one == other
@@ -81,33 +83,39 @@ def same_tower(key: str, one: Any, other: Any) -> bool:
 def check_embeddings(
     config: ml_collections.ConfigDict, found: Embeddings
 ) -> None:
-  """Embeddings must be what the config's image tower makes of images.
+  """Checks that the config's image tower would make these embeddings.
+
+  Args:
+    config: config with the image tower.
+    found: embeddings to check.
 
   Raises:
-    UserError: they are another tower's, or of other pixels.
+    UserError: when a tower of other sizes made the embeddings, or the image
+      size or image preprocessing was different.
   """
-  for key, wanted in identity(config).items():
-    got = found.manifest[key]
-    if not same_tower(key, got, wanted):
+  for key, value in identity(config).items():
+    stored = found.manifest[key]
+    if not same_tower(key, stored, value):
       raise UserError(
-          f"{found.folder} holds embeddings made with {key} = {got!r}, and this"
-          f" config has {wanted!r}. Change the config, or make the embeddings"
-          " again in a new folder."
+          f"{found.folder} holds embeddings made with {key} = {stored!r}, and"
+          f" this config has {value!r}. Change the config, or make the"
+          " embeddings again in a new folder."
       )
 
 
 def check_evaluation(
     config: ml_collections.ConfigDict, found: Embeddings, digest: str
 ) -> None:
-  """`check_embeddings` of an evaluation, which needs all images, unchanged.
+  """Checks embeddings for evaluation, which needs all images, unaugmented.
 
   Args:
-    config: of the run.
-    found: the evaluation's.
-    digest: of the tower that made the embeddings trained on.
+    config: the run's config.
+    found: embeddings to evaluate on.
+    digest: sha256 of the tower that made the embeddings trained on.
 
   Raises:
-    UserError: they are another tower's, augmented, or some are missing.
+    UserError: when another tower made the embeddings, they are of augmented
+      images, or some are missing.
   """
   check_embeddings(config, found)
   if found.manifest["tower_digest"] != digest:
@@ -125,12 +133,12 @@ def check_evaluation(
 
 
 def _check_workdir(config, workdir: str) -> None:
-  """What shapes do not show: heads, pooling and so on."""
-  there = identity(workdir_lib.read_config(Path(workdir).expanduser()))
-  for key, wanted in identity(config).items():
-    if not same_tower(key, there[key], wanted):
+  """Checks what shapes do not show: heads, pooling and so on."""
+  trained = identity(workdir_lib.read_config(Path(workdir).expanduser()))
+  for key, value in identity(config).items():
+    if not same_tower(key, trained[key], value):
       raise UserError(
-          f"--model={workdir} has {key} = {there[key]!r}, and the config"
-          f" {wanted!r}. Embeddings need one and the same tower: change the"
+          f"--model={workdir} has {key} = {trained[key]!r}, and the config"
+          f" {value!r}. Embeddings need one and the same tower: change the"
           " config, or give another run."
       )

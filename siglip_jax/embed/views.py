@@ -1,7 +1,7 @@
-"""Images of examples by number, to be encoded rather than trained on.
+"""Images of examples, for encoding rather than training.
 
-What cannot be read is skipped: with another image in its place, a text would
-have a wrong one for good.
+An unreadable image is skipped, not replaced as in training: the stored
+embeddings would pair its text with a wrong image forever.
 """
 
 from collections.abc import Iterable
@@ -19,22 +19,22 @@ from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.data.sources import Source
 from siglip_jax.errors import UserError
 
-Example = tuple[int, np.ndarray, bytes]
+Example = tuple[int, np.ndarray, bytes]  # number, images, packed rest
 
 
 class Crops:
-  """Example number to images.
+  """A loader of the images of an example, by the example's number.
 
   Args:
-    source: the examples.
+    source: the examples; their numbers are its indices.
     pp: preprocessing, ending in value_range.
-    side: of the images it must make, pixels.
-    crops: images an example, each with a random generator made of (seed,
-      number, crop); 0 is one image as an evaluation sees it.
-    seed: of all that is random.
+    side: side of the images that `pp` must make, in pixels.
+    crops: number of images per example, each made with a random generator
+      seeded by (seed, number, crop). 0 makes one image, as evaluation does.
+    seed: seed of the crops.
 
   Attributes:
-    count: images an example, one or more.
+    count: number of images per example, at least 1.
   """
 
   def __init__(
@@ -51,47 +51,47 @@ class Crops:
 
   @property
   def value_range(self) -> tuple[float, float]:
-    """Of the images on the device."""
+    """The value range of the images on the device."""
     assert self._pp.value_range is not None, self._pp.spec
     return self._pp.value_range
 
   def __call__(self, number: int) -> Example:
-    """Number, images, and the packed rest; number -1 where unreadable.
+    """Returns number, images and packed rest; number -1 if unreadable.
 
     Raises:
-      UserError: the preprocessing makes images of another shape.
+      UserError: when the preprocessing makes images of another shape.
     """
-    record = self.source[number]
     try:
-      begun = self._pp.begin(record)
-      made = [
-          self._pp.finish(begun, np.random.default_rng(seed))["image"]
+      record = self.source[number]
+      prepared = self._pp.begin(record)
+      images = [
+          self._pp.finish(prepared, np.random.default_rng(seed))["image"]
           for seed in self._seeds(number)
       ]
     except ImageError as e:
       logging.warning("Skipped %s: %s", self.source.key(number), e)
       return self.padding()
-    for image in made:
+    for image in images:
       if image.shape != self._shape:
         raise UserError(
             f"Images must be {self._shape}, as config.image_size says;"
             f" {self._pp.spec!r} makes {self.source.key(number)}"
             f" {image.shape}."
         )
-    return number, np.stack(made), embeddings.pack_rest(record)
+    return number, np.stack(images), embeddings.pack_rest(record)
 
   def padding(self) -> Example:
-    """In the place of an example that is not there."""
+    """Returns the example that fills an empty place in a batch."""
     return -1, np.zeros((self.count, *self._shape), np.uint8), b""
 
   def _seeds(self, number: int) -> list:
     if not self._crops:
-      return [0]  # as everywhere in evaluation
+      return [0]  # the seed of all evaluation
     return [(self._seed, number, crop) for crop in range(self._crops)]
 
 
 class _Slots:
-  """A place in a batch to its example; -1 is padding."""
+  """A loader of examples by place in the batches; number -1 is padding."""
 
   def __init__(self, make: Crops, numbers: np.ndarray):
     self._make, self._numbers = make, numbers
@@ -109,24 +109,28 @@ def batches(
     num_threads: int = 2,
     num_workers: int = 0,
 ) -> Iterator[dict]:
-  """Batches of `size` examples, each of one part, the last of a part padded.
+  """Iterates over batches, each of examples from one part.
+
+  The last batch of a part is padded.
 
   Args:
-    make: number to images.
-    parts: numbers of examples.
-    size: examples a batch.
-    num_threads: that read and preprocess.
-    num_workers: processes that do so, instead; each has all the threads.
+    make: loader of an example by its number.
+    parts: for each part, the numbers of its examples.
+    size: number of examples per batch.
+    num_threads: number of threads that read and preprocess.
+    num_workers: number of worker processes of the loader that read and
+      preprocess instead; each has `num_threads` threads.
 
   Yields:
-    "images" (size * make.count, H, W, 3), "keys" (size,) with -1 for what is
-    not there, and "records", the packed rest.
+    "images" of shape (size * make.count, H, W, 3); "keys" of shape (size,), the
+    numbers, with -1 for padding and unreadable examples; and "records", the
+    packed rest of each example.
   """
   padded = [np.pad(p, (0, -len(p) % size), constant_values=-1) for p in parts]
   numbers = np.concatenate([np.zeros(0, int), *padded])
-  found = grain.MapDataset.range(len(numbers)).map(_Slots(make, numbers))
-  found = found.batch(size, batch_fn=_stack)
-  return pipeline.iterate(found, num_threads, num_workers)
+  dataset = grain.MapDataset.range(len(numbers)).map(_Slots(make, numbers))
+  dataset = dataset.batch(size, batch_fn=_stack)
+  return pipeline.iterate(dataset, num_threads, num_workers)
 
 
 def _stack(examples: Sequence[Example]) -> dict:

@@ -1,4 +1,4 @@
-"""Evaluators by name. Each is made from its section of config.evals."""
+"""Evaluators by type name; each is built from its section of config.evals."""
 
 from siglip_jax.evals import datasets
 

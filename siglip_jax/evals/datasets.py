@@ -1,4 +1,4 @@
-"""Evaluators made from named data: which images, which names."""
+"""Builds evaluators from named data: the images and their class names."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,22 +22,26 @@ def classification(
     embeddings: str | None = None,
     **data,
 ) -> Zeroshot:
-  """Zero-shot classification of a split.
+  """Returns the zero-shot classification of a split.
 
   Args:
-    dataset: the name in metrics.
-    split: the images.
-    text: record key of the right name; the candidates are the names of the
-      splits `classes`.
-    label: record key of the right class number; the candidates are the lines
-      of `class_file`.
-    classes: splits to take names from.
-    class_file: a text file, one class name a line, in the order of the labels.
-    templates: prompts; "{}" stands for the name.
-    gallery: images to show in the report; none where there are embeddings.
+    dataset: name of the data set in metrics.
+    split: split with the images.
+    text: record key of the true class name; the candidates are all names in
+      this split and the splits `classes`.
+    label: record key of the true class number; the candidates are the lines of
+      `class_file`.
+    classes: further splits to take class names from.
+    class_file: text file with one class name per line, in label order.
+    templates: prompts; "{}" stands for the class name.
+    gallery: number of images to show in the report; with `embeddings`, none.
     embeddings: folder of the images' embeddings, for a run without an image
-      tower; `data` are for `classes` alone then.
+      tower; `data` then locate only the splits `classes`.
     **data: `name`, `path`, `data_dir`, as in config.data.
+
+  Raises:
+    UserError: neither `text` nor `label` with `class_file` is given, or the
+      data do not have what they name.
   """
   source = _images(split, embeddings, data)
   if text is not None and label is None:
@@ -78,7 +82,16 @@ def retrieval(
     embeddings: str | None = None,
     **data,
 ) -> Retrieval:
-  """Image-text retrieval within a split, captions under record key `text`."""
+  """Returns image-text retrieval within a split.
+
+  Args:
+    dataset: name of the data set in metrics.
+    split: split with the images and captions.
+    text: record key of the captions.
+    embeddings: folder of the images' embeddings, for a run without an image
+      tower.
+    **data: `name`, `path`, `data_dir`, as in config.data.
+  """
   source = _images(split, embeddings, data)
   return Retrieval(dataset=dataset, source=source, texts=_texts(source, text))
 
@@ -90,13 +103,13 @@ def _images(split: str, embeddings: str | None, data) -> sources.Source:
 
 
 def _texts(source, key: str) -> list[str]:
-  """The texts of a source, without its images being decoded."""
+  """Returns the texts of a source, without decoding its images."""
   return _values(source, key, str)
 
 
 def _values(source, key: str, kind: type) -> list:
-  """One value of each record."""
-  found = []
+  """Returns the value under `key` of each record."""
+  values = []
   for i in range(len(source)):
     record = source[i]
     if key not in record:
@@ -105,14 +118,14 @@ def _values(source, key: str, kind: type) -> list:
           f" {', '.join(record)}. Change `text` or `label` in config.evals."
       )
     try:
-      found.append(kind(record[key]))
+      values.append(kind(record[key]))
     except (TypeError, ValueError):
       raise UserError(
           f"Evaluation needs {key!r} to be of type {kind.__name__};"
           f" {source.key(i)} has {record[key]!r}. Change `text` or `label` in"
           " config.evals."
       ) from None
-  return found
+  return values
 
 
 def _lines(path: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""All evaluations of a run, and what each of them measured last."""
+"""The evaluations of a run, and the newest result of each."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ class Evaluations:
   """The evaluators of a run.
 
   Args:
-    evaluators: by name.
-    encoder: encodes with the parameters to be evaluated.
-    write: (step, metrics) of each evaluation when it is done.
-    evaluating: (name) returns a context in which that evaluator runs, which
-      may show its progress.
+    evaluators: name -> evaluator.
+    encoder: encodes images and texts with the parameters to evaluate.
+    write: called with (step, metrics) after each evaluation.
+    evaluating: (name) -> context in which that evaluator runs; the context may
+      show its progress.
 
   Attributes:
-    evaluators: by name.
+    evaluators: name -> evaluator.
     results: name -> the newest result.
   """
 
@@ -39,7 +39,7 @@ class Evaluations:
     self._encoder, self._write, self._evaluating = encoder, write, evaluating
 
   def run(self, step: int, names: Iterable[str], params: dict) -> None:
-    """Evaluates the parameters of a step, and writes the scores."""
+    """Runs the named evaluators on a step's parameters; writes the scores."""
     self._encoder.replace_params(params)
     for name in names:
       with self._evaluating(name):
@@ -48,6 +48,6 @@ class Evaluations:
       self._write(step, scores_lib.metrics(result.scores))
 
   def scores(self) -> list[Score]:
-    """Returns the newest scores, by evaluator in the order of the config."""
-    made = [self.results[n] for n in self.evaluators if n in self.results]
-    return [score for result in made for score in result.scores]
+    """Returns the newest scores of all evaluators, in the config's order."""
+    results = [self.results[n] for n in self.evaluators if n in self.results]
+    return [score for result in results for score in result.scores]

@@ -1,4 +1,4 @@
-"""Class names in sentences."""
+"""Prompt templates: class names in sentences."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -10,18 +10,9 @@ from siglip_jax.errors import UserError
 
 NAME = ("{}",)
 
-PHOTO = (
-    "a photo of a {}.",
-    "a close-up photo of a {}.",
-    "a photo of the small {}.",
-    "a photo of the large {}.",
-    "a drawing of a {}.",
-    "an image that shows a {}.",
-)
-
 
 def check(templates: Sequence[str], who: str) -> None:
-  """Raises UserError unless there are templates, each with its {}."""
+  """Raises UserError unless there are templates and each contains {}."""
   bare = [t for t in templates if "{}" not in t]
   if bare or not templates or isinstance(templates, str):
     raise UserError(
@@ -35,10 +26,15 @@ def ensemble(
     names: Sequence[str],
     templates: Sequence[str],
 ) -> Float[np.ndarray, "C D"]:
-  """One embedding a class, averaged over templates (CLIP, section 3.1.4).
+  """Returns one embedding per class, averaged over templates.
 
-  Each embedding is normalised before the mean, so templates weigh the same,
-  and the mean is normalised again.
+  This follows CLIP, section 3.1.4. Each embedding is normalised before the
+  mean, so that all templates weigh the same, and the mean is normalised again.
+
+  Args:
+    encode_texts: texts -> their embeddings.
+    names: class names.
+    templates: prompts; "{}" stands for the class name.
   """
   texts = [t.replace("{}", name) for name in names for t in templates]
   z = encode_texts(texts).reshape(len(names), len(templates), -1)

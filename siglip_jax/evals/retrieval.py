@@ -1,4 +1,4 @@
-"""Image-text retrieval: recall at 1, 5 and 10, both ways."""
+"""Image-text retrieval: recall at 1, 5 and 10, in both directions."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -9,18 +9,18 @@ from siglip_jax.data.sources import Source
 from siglip_jax.errors import UserError
 from siglip_jax.evals import scores
 
-_ROWS = 1024  # queries scored at a time, which bounds memory
+_ROWS = 1024  # queries scored at a time, to bound memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Retrieval:
-  """Images and captions of one source, each looked up by the other.
+  """Images and captions of one source, each retrieved by the other.
 
   Images with the same caption share one text; any of them is right for it.
 
   Attributes:
-    dataset: the name in metrics.
-    source: images.
+    dataset: name of the data set in metrics.
+    source: the images.
     texts: the caption of each image.
   """
 
@@ -29,7 +29,7 @@ class Retrieval:
   texts: Sequence[str]
 
   def __post_init__(self):
-    """Raises UserError unless each image has its caption."""
+    """Raises UserError unless each image has a caption."""
     if len(self.texts) != len(self.source) or not self.texts:
       raise UserError(
           f"{self.dataset} needs images and one caption for each; got"
@@ -40,26 +40,34 @@ class Retrieval:
     """Evaluates an encoder."""
     captions = sorted(set(self.texts))
     number = {t: i for i, t in enumerate(captions)}
-    of_image = np.array([number[t] for t in self.texts])
-    of_text = np.arange(len(captions))
+    image_groups = np.array([number[t] for t in self.texts])
+    text_groups = np.arange(len(captions))
     zimg = encoder.encode_source(self.source)
     ztxt = encoder.encode_texts(captions)
     return scores.Result(
         scores=[
-            *self._way("img2txt", zimg, ztxt, of_image, of_text),
-            *self._way("txt2img", ztxt, zimg, of_text, of_image),
+            *self._scores("img2txt", zimg, ztxt, image_groups, text_groups),
+            *self._scores("txt2img", ztxt, zimg, text_groups, image_groups),
         ]
     )
 
-  def _way(self, way: str, z, others, group, groups) -> list[scores.Score]:
-    """Scores of queries `z`; a candidate of the same group is right."""
-    found, counts = [], []
+  def _scores(self, way: str, z, others, group, groups) -> list[scores.Score]:
+    """Scores the queries `z`; candidates of the query's group are right.
+
+    Args:
+      way: direction, for the names of the scores.
+      z: embeddings of the queries.
+      others: embeddings of the candidates.
+      group: the group of each query.
+      groups: the group of each candidate.
+    """
+    ranks, counts = [], []
     for start in range(0, len(z), _ROWS):
       rows = slice(start, start + _ROWS)
       positives = group[rows, None] == groups
-      found.append(scores.ranks(z[rows] @ others.T, positives))
+      ranks.append(scores.ranks(z[rows] @ others.T, positives))
       counts.append(positives.sum(axis=1))
-    ranks, counts = np.concatenate(found), np.concatenate(counts)
+    ranks, counts = np.concatenate(ranks), np.concatenate(counts)
     values, times = np.unique(counts, return_counts=True)
     return [
         scores.score(

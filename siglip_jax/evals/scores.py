@@ -1,4 +1,4 @@
-"""What an evaluator is, and its scores, with intervals and chance levels."""
+"""Evaluators, and their scores with confidence intervals and chance levels."""
 
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
-  """A share of n examples, its 95 % interval, and what guessing would reach."""
+  """A share of n examples, with its 95 % interval and chance level."""
 
   name: str
   value: float
@@ -30,28 +30,33 @@ class Score:
   n: int
 
   @property
+  def headline(self) -> bool:
+    """Whether the report draws the score, and step 0 prints it."""
+    return self.name.endswith(("/top1", "@1"))
+
+  @property
   def times_chance(self) -> str:
-    """How often chance fits into the value, for people."""
+    """The value as a multiple of chance, formatted; "-" if chance is 0."""
     return f"{self.value / self.chance:.1f}" if self.chance else "-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-  """An image (its number in the source), its name, the three best names."""
+  """An image by its index in the source, its true name and three guesses."""
 
   index: int
   truth: str
-  guesses: list[tuple[str, float]]  # name, sigmoid probability
+  guesses: list[tuple[str, float]]  # name, sigmoid probability; best first
 
   @property
   def right(self) -> bool:
-    """Whether the best name is the right one."""
+    """Whether the best guess is the true name."""
     return self.guesses[0][0] == self.truth
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-  """Scores, and examples to look at."""
+  """The scores of an evaluation, and examples to look at."""
 
   scores: list[Score]
   gallery: list[Example] = dataclasses.field(default_factory=list)
@@ -59,11 +64,11 @@ class Result:
 
 @runtime_checkable
 class Encoder(Protocol):
-  """What an evaluator needs of a model, as `inference.encoder` has it."""
+  """The part of a model that evaluators use; see `inference.encoder`."""
 
   @property
   def temperature(self) -> float:
-    """exp(t')."""
+    """The temperature of the logits, exp(t')."""
     ...
 
   @property
@@ -72,7 +77,7 @@ class Encoder(Protocol):
     ...
 
   def encode_source(self, source: Source) -> Float[np.ndarray, "N D"]:
-    """Returns L2-normalised embeddings of a source's images, in its order."""
+    """Returns a source's L2-normalised image embeddings, in source order."""
     ...
 
   def encode_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
@@ -82,7 +87,7 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Evaluator(Protocol):
-  """One evaluation of a run, made from its section of config.evals."""
+  """One evaluation of a run, built from its section of config.evals."""
 
   @property
   def source(self) -> Source:
@@ -95,10 +100,15 @@ class Evaluator(Protocol):
 
 
 def score(name: str, hits: Bool[np.ndarray, " N"], chance: float) -> Score:
-  """The score of examples that were right or wrong.
+  """Returns the share of examples that were right, with its interval.
+
+  Args:
+    name: name of the score in metrics.
+    hits: whether each example was right.
+    chance: the share that guessing would get right.
 
   Raises:
-    UserError: there are no examples.
+    UserError: `hits` is empty.
   """
   n = len(hits)
   if n == 0:
@@ -113,9 +123,10 @@ def score(name: str, hits: Bool[np.ndarray, " N"], chance: float) -> Score:
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-  """The 95 % interval of a share (Wilson 1927), n > 0.
+  """Returns the 95 % interval of a share (Wilson 1927); n must be positive.
 
-  Unlike the normal approximation it keeps to [0, 1] and has width at 0 of n.
+  Unlike the normal approximation, the interval stays within [0, 1], and its
+  width is not 0 at 0 of n.
   """
   z2 = _Z95 * _Z95
   p = successes / n
@@ -127,19 +138,22 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 def ranks(
     similarity: Float[np.ndarray, "N M"], positives: Bool[np.ndarray, "N M"]
 ) -> Int[np.ndarray, " N"]:
-  """How many wrong candidates score at least as high as the best right one.
+  """Returns the rank of each query's best right candidate, from 0.
 
-  Ties count against the model, so a constant one gets nothing. `~(a < b)` is
-  not `a >= b`: it counts NaN too, so a diverged model gets nothing either.
+  The rank is the number of wrong candidates that score at least as high. Ties
+  count against the model, so a model with constant output gets nothing.
+  `~(a < b)` is not `a >= b`: it counts NaN too, so a diverged model gets
+  nothing either.
   """
   best = np.max(np.where(positives, similarity, -np.inf), axis=1)
   return np.sum(~(similarity < best[:, None]) & ~positives, axis=1)
 
 
 def chance_at(k: int, positives: int, candidates: int) -> float:
-  """Probability that k candidates drawn at random hold one of the positives.
+  """Returns the probability that k random candidates include a positive.
 
-  Hypergeometric: one minus the draws that miss all positives, exactly.
+  This is hypergeometric and exact: one minus the share of draws that miss all
+  positives.
   """
   k = min(k, candidates)
   misses = math.comb(candidates - positives, k)

@@ -1,4 +1,4 @@
-"""Zero-shot classification: images against the embeddings of class names."""
+"""Zero-shot classification: compares images with embedded class names."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -10,20 +10,20 @@ from siglip_jax.errors import UserError
 from siglip_jax.evals import prompts
 from siglip_jax.evals import scores
 
-_ROWS = 1024  # images scored at a time, which bounds memory
+_ROWS = 1024  # images scored at a time, to bound memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Zeroshot:
-  """Top-1 and top-5 of a labelled source.
+  """Top-1 and top-5 accuracy on a labelled source.
 
   Attributes:
-    dataset: the name in metrics.
-    source: images.
-    class_names: all candidates.
-    labels: the number of each image's class.
-    templates: prompts to average over; "{}" stands for the name.
-    gallery: how many examples to return, spread evenly over the source.
+    dataset: name of the data set in metrics.
+    source: the images.
+    class_names: names of all classes.
+    labels: index of each image's class in `class_names`.
+    templates: prompts to average over; "{}" stands for the class name.
+    gallery: number of examples to return, spread evenly over the source.
   """
 
   dataset: str
@@ -34,7 +34,7 @@ class Zeroshot:
   gallery: int = 24
 
   def __post_init__(self):
-    """Raises UserError for labels or templates that cannot be meant."""
+    """Raises UserError if the labels or templates are invalid."""
     classes = len(self.class_names)
     if len(self.labels) != len(self.source):
       raise UserError(
@@ -59,14 +59,14 @@ class Zeroshot:
     show = set(
         np.linspace(0, len(zimg) - 1, min(self.gallery, len(zimg))).astype(int)
     )
-    found, gallery = [], []
+    chunks, gallery = [], []
     for start in range(0, len(zimg), _ROWS):
       cosine = zimg[start : start + _ROWS] @ zcls.T
       right = labels[start : start + _ROWS, None] == np.arange(len(zcls))
-      found.append(scores.ranks(cosine, right))
+      chunks.append(scores.ranks(cosine, right))
       for i in sorted(show & set(range(start, start + len(cosine)))):
         gallery.append(self._example(int(i), cosine[i - start], encoder))
-    ranks = np.concatenate(found) if found else np.zeros(0, int)
+    ranks = np.concatenate(chunks) if chunks else np.zeros(0, int)
     return scores.Result(
         scores=[
             scores.score(
@@ -81,9 +81,9 @@ class Zeroshot:
 
   def _example(self, index: int, cosine: np.ndarray, encoder) -> scores.Example:
     label = self.labels[index]
-    # Among equals the truth comes last, as in the scores.
+    # Among ties the true class comes last, as in the scores.
     best = np.lexsort((np.arange(len(cosine)) == label, -cosine))[:3]
-    # Float64: exp(110) at the initial bias of -10 and below would overflow.
+    # Float64: exp(110), reached at the initial bias of -10, overflows float32.
     logits = encoder.temperature * cosine[best].astype(float) + encoder.bias
     probabilities = 1 / (1 + np.exp(-logits))
     names = [self.class_names[int(i)] for i in best]

@@ -1,4 +1,4 @@
-"""`load`: trained weights of any origin, with the preprocessing they need."""
+"""Loading of trained models, with the preprocessing that they need."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -39,25 +39,26 @@ def load(
     load("siglip-b16-256", weights="b16.npz", tokenizer="c4.model")
     load("b16.npz", tokenizer="c4.model")             big_vision's weights
 
-  A workdir and a transformers folder say how texts and images are prepared. An
-  .npz does not: it is prepared as the released model is that has its sizes,
-  and refused where there is none, or `variant` does not say which.
+  A workdir and a transformers folder say how to prepare images and texts. An
+  .npz does not: its inputs are prepared as for the released model with the same
+  sizes, or the one that `variant` names. If there is none, it is refused.
 
   Args:
     path: any of the above, local or remote (gs://, s3://, hf://); the name of a
       released model is one of `zoo.names()`.
-    weights: of the released model named `path`: an .npz or a transformers
-      folder, which are checked to be that model.
-    tokenizer: the tokenizer's file; where it is published is in the error that
-      its absence gives. Images need none.
-    variant: which released model the weights must be, or a `zoo.Variant` of
-      your own.
-    dtype: of activations and matmuls, one of `DTYPES`; as trained by default,
-      which for released weights is float32.
-    batch_size: most images or texts at a time.
+    weights: .npz or transformers folder with the weights of the released model
+      named `path`; they are checked to be that model.
+    tokenizer: path of the tokenizer's file; if it is missing, the error says
+      where it is published. Images need none.
+    variant: released model that the weights must be, or a `zoo.Variant` of your
+      own.
+    dtype: type of activations and matmuls, one of `DTYPES`; by default the one
+      the model was trained in, which for released weights is float32.
+    batch_size: largest number of images or texts to encode at a time.
 
   Raises:
-    UserError: what is missing, damaged, or does not belong together.
+    UserError: a file is missing or damaged, or the arguments do not fit
+      together.
   """
   if batch_size < 1:
     raise UserError(f"batch_size must be a positive integer; got {batch_size}.")
@@ -69,22 +70,22 @@ def load(
   if weights is not None:
     _refuse(path, "name of a released model", variant=variant)
   released = zoo.get(variant) if isinstance(variant, str) else variant
-  found = weights_lib.read(path, weights=weights, variant=released)
-  if found.kind == "workdir":
+  loaded = weights_lib.read(path, weights=weights, variant=released)
+  if loaded.kind == "workdir":
     _refuse(path, "workdir", tokenizer=tokenizer, variant=variant)
-    _check_shapes(found)
-  if found.kind == "npz":
-    found = _as_released(found)
-  text = _text(found, tokenizer)
+    _check_shapes(loaded)
+  if loaded.kind == "npz":
+    loaded = _as_released(loaded)
+  text = _text(loaded, tokenizer)
   spec: dict[str, Any] = {
-      "image": found.image,
-      "text": found.text,
-      "image_size": found.image_size,
-      "text_len": found.text_len,
+      "image": loaded.image,
+      "text": loaded.text,
+      "image_size": loaded.image_size,
+      "text_len": loaded.text_len,
   }
   if text is not None and text.tokenizer is not None:
     spec["tokenizer_digest"] = text.tokenizer.digest
-  model, params = _model(found)
+  model, params = _model(loaded)
   mesh = sharding.make_mesh(jax.local_devices())
   return SigLIP(
       model=dataclasses.replace(model, dtype=dtype or model.dtype),
@@ -97,7 +98,7 @@ def load(
 
 
 def _refuse(path: files.AnyPath, what: str, **options) -> None:
-  """Refuses options that this kind of model has no use for."""
+  """Refuses options that do not apply to this kind of model."""
   for option, value in options.items():
     if value is not None:
       raise UserError(
@@ -106,28 +107,28 @@ def _refuse(path: files.AnyPath, what: str, **options) -> None:
       )
 
 
-def _model(found: weights_lib.Weights) -> tuple[TwoTowers, dict]:
-  """Returns the towers, and parameters laid out for them."""
-  assert found.model is not None, found.path
-  model = TwoTowers(**found.model)
-  if found.kind == "workdir":
-    return model, dict(found.params)
-  return model, layouts.unrolled(found.params)
+def _model(weights: weights_lib.Weights) -> tuple[TwoTowers, dict]:
+  """Returns the towers, and the parameters in the layout that they expect."""
+  assert weights.model is not None, weights.path
+  model = TwoTowers(**weights.model)
+  if weights.kind == "workdir":
+    return model, dict(weights.params)
+  return model, layouts.unrolled(weights.params)
 
 
-def _check_shapes(found: weights_lib.Weights) -> None:
-  model, params = _model(found)
+def _check_shapes(weights: weights_lib.Weights) -> None:
+  model, params = _model(weights)
   if model.embedded:
     raise UserError(
-        f"{found.path} was trained on embeddings and holds no {TOWER}, the"
+        f"{weights.path} was trained on embeddings and holds no {TOWER}, the"
         " image tower that made them: copy it from the folder of embeddings."
     )
-  side, length = found.image_size, found.text_len
-  assert side is not None and length is not None, "of config.json"
+  side, length = weights.image_size, weights.text_len
+  assert side is not None and length is not None, "config.json has both"
   shapes = model.shapes((side, side, 3), length)
   if _shapes(params) != _shapes(shapes):
     raise UserError(
-        f"The newest checkpoint of {found.path} is not of the model in its"
+        f"The newest checkpoint of {weights.path} is not of the model in its"
         " config.json. The command that trained the run writes it again."
     )
 
@@ -136,58 +137,62 @@ def _shapes(params: Mapping) -> dict[str, tuple[int, ...]]:
   return {name: x.shape for name, x in tree.flatten(params).items()}
 
 
-def _as_released(found: weights_lib.Weights) -> weights_lib.Weights:
-  """Completes an .npz by the released model that it is, or seems to be."""
-  variant = found.variant
+def _as_released(weights: weights_lib.Weights) -> weights_lib.Weights:
+  """Completes an .npz from the released model that it is or seems to be."""
+  variant = weights.variant
   if variant is None:
     raise UserError(
-        f"{found.path} has the sizes of no released model, so how its texts and"
-        " images are prepared is not known: load the workdir or the"
+        f"{weights.path} has the sizes of no released model, so how its texts"
+        " and images are prepared is not known: load the workdir or the"
         " transformers folder it is from."
     )
-  if found.checked is None:
+  if weights.checked is None:
     logging.warning(
-        "Assuming %s is %s, because its shapes match.", found.path, variant.name
+        "Assuming %s is %s, because its shapes match.",
+        weights.path,
+        variant.name,
     )
-  return found.as_released("big_vision")
+  return weights.as_released("big_vision")
 
 
 def _text(
-    found: weights_lib.Weights, tokenizer: files.AnyPath | None
+    weights: weights_lib.Weights, tokenizer: files.AnyPath | None
 ) -> Preprocess | None:
-  """Returns the preprocessing of texts, None where there is no tokenizer."""
-  assert found.model is not None and found.text is not None, found.path
-  by_hand, path = tokenizer is not None, tokenizer or found.tokenizer
+  """Returns the preprocessing of texts, or None if there is no tokenizer."""
+  assert weights.model is not None and weights.text is not None, weights.path
+  by_hand, path = tokenizer is not None, tokenizer or weights.tokenizer
   if path is None:
     return None
-  # A folder's own tokenizer is trusted; another one is compared with the
-  # published one, and identifying the model traces it.
-  variant = found.checked or (found.variant if by_hand else None)
-  text = fits.open_text(found.text, tokenizer=path, variant=variant)
+  # A folder's own tokenizer is trusted. Another one is compared with the
+  # published one, which takes longer: identifying the model traces it.
+  variant = weights.checked or (weights.variant if by_hand else None)
+  text = fits.open_text(weights.text, tokenizer=path, variant=variant)
   assert text.tokenizer is not None, "every model's text is tokenized"
-  if found.kind == "workdir":
-    _check_digest(found, text)
+  if weights.kind == "workdir":
+    _check_digest(weights, text)
     return text
-  rows = found.model["text"]["vocab_size"]
+  rows = weights.model["text"]["vocab_size"]
   fits.check(
       text.tokenizer,
       rows=rows,
-      variant=found.checked,
-      exact=by_hand and not found.checked,
+      variant=weights.checked,
+      exact=by_hand and not weights.checked,
   )
-  if variant is not None and found.checked is None:
+  if variant is not None and weights.checked is None:
     try:
       fits.check(text.tokenizer, rows=rows, variant=variant)
     except UserError as e:
-      logging.warning("%s has the sizes of %s. %s", found.path, variant.name, e)
+      logging.warning(
+          "%s has the sizes of %s. %s", weights.path, variant.name, e
+      )
   return text
 
 
-def _check_digest(found: weights_lib.Weights, text: Preprocess) -> None:
-  assert text.tokenizer is not None and found.tokenizer_digest is not None
-  if text.tokenizer.digest != found.tokenizer_digest:
+def _check_digest(weights: weights_lib.Weights, text: Preprocess) -> None:
+  assert text.tokenizer is not None and weights.tokenizer_digest is not None
+  if text.tokenizer.digest != weights.tokenizer_digest:
     raise UserError(
         f"{text.tokenizer.path} is not the tokenizer the weights were trained"
-        f" with: sha256 {found.tokenizer_digest[:12]}..., got"
+        f" with: sha256 {weights.tokenizer_digest[:12]}..., got"
         f" {text.tokenizer.digest[:12]}.... Restore the file."
     )

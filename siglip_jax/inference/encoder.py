@@ -1,4 +1,4 @@
-"""Embeddings of images and texts, sharded over the devices of a mesh."""
+"""Encoding of images and texts, sharded over the devices of a mesh."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -20,20 +20,20 @@ from siglip_jax.models.two_towers import TwoTowers
 
 
 class BatchEncoder:
-  """Encodes with fixed parameters, in batches of a few shapes.
+  """An encoder of images and texts, in batches of a few shapes.
 
-  Compiled are as many programs as there are shapes met: `batch_size`, and for
-  fewer examples than that its halves, down to one a device.
+  Compiles one program per batch shape: `batch_size` and its halves, down to one
+  example per device.
 
   Args:
     model: the towers.
-    params: their parameters, on the mesh.
-    mesh: the mesh to spread batches over.
+    params: parameters of the towers, on the mesh.
+    mesh: mesh to spread batches over.
     image: preprocessing of images, ending in value_range.
-    text: preprocessing of texts, ending in tokenize; None for ids alone.
-    batch_size: examples at a time over all devices.
-    track: called with batches and how many there are, returns the batches;
-      for a progress bar.
+    text: preprocessing of texts, ending in tokenize; None to encode only ids.
+    batch_size: number of examples per batch, over all devices.
+    track: wrapper of batches, for a progress bar: called with the batches and
+      their number, it returns the batches.
   """
 
   def __init__(
@@ -50,7 +50,7 @@ class BatchEncoder:
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     self._batch_size = -(-batch_size // devices) * devices
     self._sizes = batch_sizes(batch_size, devices)
-    # Those of the mesh, which need not be all that there are.
+    # The processes of the mesh, which may be fewer than the job has.
     self._processes = sorted({d.process_index for d in mesh.devices.flat})
     self._mine = self._processes.index(jax.process_index())
     assert image.value_range is not None, image.spec
@@ -67,17 +67,17 @@ class BatchEncoder:
     )
 
   def replace_params(self, params: dict) -> None:
-    """Encodes with these from now on; nothing is compiled again."""
+    """Encodes with `params` from now on, without compiling again."""
     self._params = params
 
   @property
   def temperature(self) -> float:
-    """exp(t')."""
+    """The temperature of the logits, exp(t')."""
     return float(np.exp(jax.device_get(self._params["t"])[0]))
 
   @property
   def bias(self) -> float:
-    """The bias of the logits; 0 for a model without."""
+    """The bias of the logits; 0 for a model without one."""
     return (
         float(jax.device_get(self._params["b"])[0])
         if ("b" in self._params)
@@ -85,13 +85,13 @@ class BatchEncoder:
     )
 
   def encode_source(self, source) -> Float[np.ndarray, "N D"]:
-    """Embeddings of a source's images, in its order, on every process."""
+    """Returns embeddings of a source's images in order, on every process."""
     if isinstance(source, Embeddings):
       return source.every()
-    # Only evaluations need Grain; who encodes an image does not wait for it.
+    # Import Grain only for evaluations: encoding an image need not wait for it.
     from siglip_jax.data import pipeline
 
-    found = []
+    embeddings = []
     batches = pipeline.eval_batches(
         source,
         self._image,
@@ -103,79 +103,81 @@ class BatchEncoder:
       z = self._fetch(
           self._encode_image(self._params, self._put(batch["image"]))
       )
-      found.append(z[self._fetch(self._put(batch["mask"]))])
-    return np.concatenate(found)
+      embeddings.append(z[self._fetch(self._put(batch["mask"]))])
+    return np.concatenate(embeddings)
 
   def encode_images(
       self,
       images: Sequence | np.ndarray,
       load: Callable[[Any], np.ndarray] = np.asarray,
   ) -> Float[np.ndarray, "N D"]:
-    """Embeddings of images.
+    """Returns embeddings of images.
 
     Args:
-      images: anything that `load` makes preprocessed uint8 images of, or
-        floats, which are taken as scaled.
-      load: called in threads, a batch ahead of the devices.
+      images: anything that `load` turns into preprocessed images: uint8, or
+        floats, which count as already scaled.
+      load: function from one item of `images` to an array; called in threads,
+        one batch ahead of the devices.
     """
     size = self._size(len(images))
     batches = prefetch.batches(load, images, size)
     return self._in_batches(self._encode_image, batches, len(images))
 
   def encode_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
-    """Embeddings of strings."""
-    assert self._text is not None, "an encoder of ids"
+    """Returns embeddings of strings."""
+    assert self._text is not None, "this encoder takes only ids"
     rng = np.random.default_rng(0)
     ids = [self._text({"text": t}, rng)["text"] for t in texts]
     return self.encode_ids(np.stack(ids))
 
   def encode_ids(self, ids: Int[np.ndarray, "N L"]) -> Float[np.ndarray, "N D"]:
-    """Embeddings of token ids."""
+    """Returns embeddings of token ids."""
     size = self._size(len(ids))
     batches = (ids[i : i + size] for i in range(0, len(ids), size))
     return self._in_batches(self._encode_text, batches, len(ids))
 
   def _size(self, count: int) -> int:
-    """The smallest batch that holds `count` examples, or the largest of all."""
+    """Returns the smallest batch size that holds `count`, or the largest."""
     return next((s for s in self._sizes if s >= count), self._batch_size)
 
   def _in_batches(
       self, encode, batches: Iterable[np.ndarray], count: int
   ) -> Float[np.ndarray, "N D"]:
-    """Fetches a batch only when the next one is on its way."""
+    """Encodes batches; fetches each only after the next one is dispatched."""
     size = self._size(count)
-    found, waiting = [], None
+    embeddings, pending = [], None
     for batch in self._track(batches, -(-count // size)):
       z = encode(self._params, self._put(self._my_rows(batch, size)))
-      if waiting is not None:
-        found.append(self._fetch(waiting))
-      waiting = z
-    found.append(self._fetch(waiting))
-    return np.concatenate(found)[:count]
+      if pending is not None:
+        embeddings.append(self._fetch(pending))
+      pending = z
+    embeddings.append(self._fetch(pending))
+    return np.concatenate(embeddings)[:count]
 
   def _my_rows(self, batch: np.ndarray, size: int) -> np.ndarray:
-    """This process's part of a batch padded to `size`."""
+    """Returns this process's rows of a batch padded to `size`."""
     local = size // len(self._processes)
-    if len(batch) < size:  # or it would be copied for nothing
+    if len(batch) < size:  # np.pad would also copy a full batch
       pad = [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
       batch = np.pad(batch, pad)
     return batch[self._mine * local :][:local]
 
   def _put(self, local: np.ndarray) -> jax.Array:
-    """The whole batch on the devices, of every process's part."""
+    """Returns the global batch on the devices, made of every process's rows."""
     return jax.make_array_from_process_local_data(self._sharding, local)
 
   def _fetch(self, x) -> np.ndarray:
-    """The whole of an array, on every process."""
+    """Returns a whole array, on every process."""
     if len(self._processes) > 1:
       return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return np.asarray(jax.device_get(x))
 
 
 def batch_sizes(largest: int, devices: int) -> list[int]:
-  """Batches that divide over the devices: `largest`, rounded up, and halves.
+  """Returns batch sizes that divide over the devices, in ascending order.
 
-  From the smallest: one example a device.
+  They are `largest`, rounded up, and its halves, down to one example per
+  device.
   """
   sizes = [-(-largest // devices)]
   while sizes[0] > 1:
@@ -186,7 +188,11 @@ def batch_sizes(largest: int, devices: int) -> list[int]:
 def image_function(
     model: TwoTowers, value_range: tuple[float, float]
 ) -> Callable[[dict, jax.Array], jax.Array]:
-  """Parameters and bytes, or scaled floats, to embeddings."""
+  """Returns a function from parameters and images to embeddings.
+
+  Images are uint8, which the function scales, or floats that are already
+  scaled.
+  """
 
   def encode(params, images):
     if images.dtype == np.uint8:

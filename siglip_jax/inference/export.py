@@ -1,12 +1,13 @@
-"""Towers as StableHLO, to be run where this project is not.
+"""Export of towers as StableHLO, to run without this package.
 
   import jax, numpy as np
   tower = jax.export.deserialize(open("image.stablehlo", "rb").read())
   weights = dict(np.load("image.stablehlo.npz"))
   embeddings = tower.call(weights, images)  # any number of them
 
-Weights are beside the program, not in it: its format ends at 2 GiB, which the
-larger towers exceed, and so it stays small enough to read.
+The weights are in a file of their own, beside the program. The program's format
+is limited to 2 GiB, which the larger towers exceed, and without weights the
+program stays small enough to read.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import numpy as np
 from siglip_jax import tree
 from siglip_jax.errors import UserError
 
-# One program for all: it holds no kernel of one kind of device.
+# One program runs on all of them, because it has no device-specific kernels.
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -33,17 +34,17 @@ def write(
     example: jax.ShapeDtypeStruct,
     about: Mapping[str, Any],
 ) -> None:
-  """Writes PATH, PATH.npz and PATH.json: program, weights, what to feed it.
+  """Writes a program to PATH, weights to PATH.npz, a description to PATH.json.
 
-  The program is (weights by name, batch of examples) -> embeddings, for any
-  size of batch.
+  The program maps (weights by name, batch of examples) to embeddings, for any
+  batch size. The description includes the shape and type of the input.
 
   Args:
-    path: the file of the program.
+    path: path of the program's file.
     function: (nested parameters, batch) -> embeddings.
-    params: nested dict.
-    example: shape and dtype of one.
-    about: goes into the .json.
+    params: nested dict of parameters.
+    example: shape and dtype of one example.
+    about: further entries of the description.
 
   Raises:
     UserError: the path cannot be written to.
@@ -75,7 +76,7 @@ def _program(
     weights: Mapping[str, np.ndarray],
     example: jax.ShapeDtypeStruct,
 ) -> bytes:
-  """The exported program, in JAX's own format around StableHLO."""
+  """Returns the exported program, in JAX's own format around StableHLO."""
   traced = jax.jit(lambda flat, x: function(tree.unflatten(flat), x))
   (batch,) = jax_export.symbolic_shape("batch")
   exported = jax_export.export(traced, platforms=PLATFORMS)(

@@ -1,4 +1,4 @@
-"""Flags that say which model to load, of every command that uses one."""
+"""Flags that say which model to load, shared by the commands that use one."""
 
 from absl import flags
 
@@ -19,15 +19,15 @@ def define() -> None:
       "weights", None, "Weights of the released model that --model names."
   )
   flags.DEFINE_string(
-      "tokenizer", None, "Tokenizer's file, where the model comes without."
+      "tokenizer", None, "Tokenizer's file, if the model has none."
   )
 
 
 def load() -> SigLIP:
-  """Loads the model that the flags say.
+  """Loads the model that the flags name.
 
   Raises:
-    UserError: none is given, or it cannot be loaded.
+    UserError: no model is given, or it cannot be loaded.
   """
   values = flags.FLAGS
   if not values.model:

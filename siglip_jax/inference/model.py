@@ -28,11 +28,11 @@ class SigLIP:
   Args:
     model: the towers.
     params: nested dict with big_vision's names, on the devices of `mesh`.
-    mesh: the devices to spread batches over.
-    spec: preprocessing and sizes, as trained: `image`, `text`, `image_size`,
-      `text_len`.
-    text: the text preprocessing, or None without a tokenizer.
-    batch_size: most images or texts at a time.
+    mesh: mesh of devices to spread batches over.
+    spec: preprocessing and sizes that the model was trained with: `image`,
+      `text`, `image_size`, `text_len`.
+    text: preprocessing of texts, or None without a tokenizer.
+    batch_size: largest number of images or texts to encode at a time.
   """
 
   def __init__(
@@ -58,17 +58,18 @@ class SigLIP:
     )
 
   def encode_image(self, images) -> Float[np.ndarray, "B D"]:
-    """L2-normalised embeddings.
+    """Returns L2-normalised embeddings of images.
 
     Images are read and resized in threads while the devices compute.
 
     Args:
-      images: paths, PIL images or uint8 arrays (H, W, 3) in any mix; or one
-        float array (B, H, W, 3) at the model's size, taken as preprocessed.
+      images: list of paths, PIL images or uint8 arrays (H, W, 3), in any mix;
+        or one float array (B, H, W, 3) of preprocessed images at the model's
+        size.
 
     Raises:
-      UserError: an image that cannot be read, no list of images, or weights
-        that make no finite numbers of them.
+      UserError: `images` is not a list, an image cannot be read, or the outputs
+        are not finite.
     """
     if isinstance(images, (str, Path, Image.Image)):
       raise UserError(
@@ -89,14 +90,14 @@ class SigLIP:
     return _finite(self._encoder.encode_images(images, self._pixels))
 
   def encode_text(self, texts) -> Float[np.ndarray, "B D"]:
-    """L2-normalised embeddings.
+    """Returns L2-normalised embeddings of texts.
 
     Args:
-      texts: a list of strings, or an array (B, text_len) of token ids.
+      texts: list of strings, or array (B, text_len) of token ids.
 
     Raises:
-      UserError: something else, strings and no tokenizer, or weights that make
-        no finite numbers of them.
+      UserError: `texts` is neither, strings are given without a tokenizer, or
+        the outputs are not finite.
     """
     if isinstance(texts, np.ndarray) and texts.dtype.kind in "iu":
       return _finite(self._encoder.encode_ids(self._ids(texts)))
@@ -114,16 +115,17 @@ class SigLIP:
     return _finite(self._encoder.encode_texts(list(texts)))
 
   def similarity(self, images, texts) -> Float[np.ndarray, "B N"]:
-    """Probability that an image and a text belong together.
+    """Returns the probability that each image and each text belong together.
 
-    Each pair is its own yes or no, so a row need not sum to one: the sigmoid of
-    the model's own logits, with the temperature and bias it was trained to.
+    Each pair is a separate yes or no question, so a row need not sum to one.
+    The probability is the sigmoid of the model's logits, with the temperature
+    and bias that it learned.
 
     Args:
       images: as for `encode_image`.
       texts: as for `encode_text`.
     """
-    # Texts first: what is wrong with them is found sooner.
+    # Encode texts first, so that errors in them appear sooner.
     ztxt = self.encode_text(texts)
     return self.probabilities(self.encode_image(images), ztxt)
 
@@ -134,13 +136,13 @@ class SigLIP:
       *,
       templates: Sequence[str] = prompts.NAME,
   ) -> Float[np.ndarray, "B C"]:
-    """Probability that an image and a label belong together.
+    """Returns the probability that each image and each label belong together.
 
     Args:
       images: as for `encode_image`.
       labels: names of classes.
-      templates: sentences with {} where the name goes. A class is the mean of
-        its normalised embeddings, normalised again.
+      templates: sentences with {} in place of the name. A class's embedding is
+        the mean of its sentences' normalised embeddings, normalised again.
     """
     if isinstance(labels, str) or not len(labels):
       raise UserError(f"Labels are a list of strings; got {labels!r}.")
@@ -151,14 +153,14 @@ class SigLIP:
   def probabilities(
       self, zimg: Float[np.ndarray, "B D"], ztxt: Float[np.ndarray, "N D"]
   ) -> Float[np.ndarray, "B N"]:
-    """`similarity` of embeddings."""
-    # Float64: exp(t) may be over a hundred, and is not clamped.
+    """Returns the `similarity` of images and texts, given their embeddings."""
+    # Float64, because exp(t) may exceed a hundred and is not clamped.
     cosine = (zimg @ ztxt.T).astype(np.float64)
     logits = self._encoder.temperature * cosine + self._encoder.bias
     return np.exp(-np.logaddexp(0, -_finite(logits))).astype(np.float32)
 
   def export_image(self, path: str | Path) -> None:
-    """Writes the image tower as StableHLO: see `export.write`."""
+    """Writes the image tower as StableHLO; see `export.write`."""
     side, value_range = self.spec["image_size"], self._preprocess.value_range
     assert value_range is not None
     export.write(
@@ -170,7 +172,7 @@ class SigLIP:
     )
 
   def export_text(self, path: str | Path) -> None:
-    """Writes the text tower as StableHLO: see `export.write`."""
+    """Writes the text tower as StableHLO; see `export.write`."""
     export.write(
         path,
         _portable(self.model).encode_text,
@@ -187,7 +189,7 @@ class SigLIP:
     }
 
   def _no_tokenizer(self) -> str:
-    # Only for the message: identifying a model traces it.
+    # Identify the model only for this message, since that traces it.
     variant = zoo.identify(self.params)
     published = f" of a copy of {variant.tokenizer_places}" if variant else ""
     return (
@@ -242,7 +244,7 @@ def _finite(outputs: np.ndarray) -> np.ndarray:
 
 
 def _opened(image) -> tuple[bytes | Image.Image, str]:
-  """What `decode` takes, and a name for people."""
+  """Returns an image in a form that `decode` takes, and its name for errors."""
   if isinstance(image, (str, Path)):
     try:
       return Path(image).read_bytes(), str(image)
@@ -269,18 +271,18 @@ def _opened(image) -> tuple[bytes | Image.Image, str]:
 
 
 def _load_repeated(images: Sequence) -> None:
-  """Reads PIL images that come twice: two threads must not do so at once."""
+  """Reads PIL images that repeat: two threads must not read one at once."""
   counts = collections.Counter(map(id, images))
   for image in images:
     if counts[id(image)] > 1 and isinstance(image, Image.Image):
       try:
         image.load()
       except (OSError, ValueError, SyntaxError):
-        pass  # `decode` meets it again and names it
+        pass  # `decode` fails again, and reports which image it is
 
 
 def _portable(model: TwoTowers) -> TwoTowers:
-  """Without the kernels that some devices have."""
+  """Returns the model without kernels that only some devices have."""
   return dataclasses.replace(model, attention="xla")
 
 
@@ -289,7 +291,7 @@ def _vocab_size(params: Mapping) -> int:
 
 
 def _is_text(text) -> bool:
-  """Whether it is a string that can be written: no half surrogate pairs."""
+  """Whether a value is a string without unpaired surrogates."""
   try:
     return isinstance(text, str) and text.encode() is not None
   except UnicodeEncodeError:

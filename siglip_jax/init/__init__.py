@@ -1,4 +1,4 @@
-"""A run's first state, with the weights of `config.init` in it."""
+"""The initial state of a run, with the weights that `config.init` names."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ PARTS = ("img", "txt", "t", "b")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-  """What one of `PARTS` in config.init says.
+  """The section of config.init for one of `PARTS`.
 
   Attributes:
-    path: a workdir, an .npz, or a transformers folder; local or remote.
-    dont_load: regexes, each for whole names within the part, such as "head/.*",
-      of what keeps its initial value.
+    path: path of a workdir, an .npz or a transformers folder; local or remote.
+    dont_load: regexes of parameters that keep their initial values; each must
+      match a whole name within the part, such as "head/.*".
   """
 
   path: str
@@ -35,7 +35,7 @@ class Part:
 
 
 def check(section: Mapping) -> None:
-  """Checks the form of config.init; reads nothing."""
+  """Checks the form of config.init, without reading any weights."""
   schema.check_keys(
       "config.init", section, dict.fromkeys(PARTS, Mapping), required=()
   )
@@ -50,14 +50,14 @@ def check(section: Mapping) -> None:
 
 
 def begin(run: Run, spec: Mapping) -> TrainState:
-  """The state at step 0; what went into it is printed.
+  """Returns the state at step 0, and prints which weights were loaded into it.
 
   Args:
-    run: what is to be trained; its config may have no `init`.
-    spec: how it prepares its inputs: "image", "text" and "tokenizer_digest".
+    run: run that starts; its config may have no `init`.
+    spec: the run's input preprocessing: "image", "text" and "tokenizer_digest".
 
   Raises:
-    UserError: as `read`.
+    UserError: see `read`.
   """
   section = run.config.init.to_dict() if "init" in run.config else {}
   _warn_of_locked_noise(section, run)
@@ -75,18 +75,18 @@ def begin(run: Run, spec: Mapping) -> TrainState:
 def read(
     section: Mapping, shapes: Mapping, spec: Mapping
 ) -> tuple[dict[str, fit_lib.Fitted], list[str]]:
-  """Reads the weights and makes them fit the model; none stays on a device.
+  """Reads weights and fits them to the model; leaves none on a device.
 
   Args:
     section: config.init.
-    shapes: the parameters of the run, as shapes.
+    shapes: shapes of the run's parameters, as a nested dict.
     spec: see `begin`.
 
   Returns:
     Part -> its arrays, and notes on inputs that were prepared differently.
 
   Raises:
-    UserError: something cannot be read or does not fit.
+    UserError: weights cannot be read or do not fit.
   """
   parts = {name: Part(**options) for name, options in section.items()}
   sources = {
@@ -95,32 +95,33 @@ def read(
   }
   fitted, notes = {}, []
   for name, part in parts.items():
-    given = sources[part.path]
-    _check_has(name, given.params, part.path)
+    weights = sources[part.path]
+    _check_has(name, weights.params, part.path)
     _check_has(name, shapes, "the model")
     fitted[name] = fit_lib.fit(
-        _nested(name, given.params),
+        _nested(name, weights.params),
         _nested(name, shapes),
         part.dont_load,
         source=part.path,
         part=name,
     )
     if name == "txt" and "Embed_0/embedding" in fitted[name].arrays:
-      _check_tokenizer(given, spec, part.path)
-      notes += _note_on_tokenizer(given, spec, part.path)
-    notes += _notes(name, given, spec, part.path)
+      _check_tokenizer(weights, spec, part.path)
+      notes += _note_on_tokenizer(weights, spec, part.path)
+    notes += _notes(name, weights, spec, part.path)
   return fitted, notes
 
 
 def put(params: Mapping, fitted: Mapping[str, fit_lib.Fitted]) -> dict:
-  """Parameters with the fitted arrays in the shards of those they replace.
+  """Returns the parameters with the fitted arrays in place of the initial ones.
 
-  Each old array is freed before the new one is made, so that a large tower is
-  never there twice. Each process hands over only what its devices hold.
+  A fitted array takes the sharding of the array it replaces. That one is freed
+  first, so that a large tower is never in memory twice. Each process transfers
+  only its own devices' shards.
   """
   flat = tree.flatten(params)
-  for part, found in fitted.items():
-    for name, array in found.arrays.items():
+  for part, part_fit in fitted.items():
+    for name, array in part_fit.arrays.items():
       key = name if name == part else f"{part}/{name}"
       sharding = flat[key].sharding
       flat[key].delete()
@@ -131,7 +132,7 @@ def put(params: Mapping, fitted: Mapping[str, fit_lib.Fitted]) -> dict:
 
 
 def _nested(part: str, params: Mapping) -> Mapping:
-  """A part as a dict, also where it is a single array."""
+  """Returns a part as a dict, even if it is a single array."""
   value = params[part]
   return value if isinstance(value, Mapping) else {part: value}
 
@@ -144,16 +145,16 @@ def _check_has(part: str, params: Mapping, what: str) -> None:
     )
 
 
-def _notes(part: str, given: weights_lib.Weights, spec: Mapping, path: str):
-  """Where inputs are prepared otherwise than the weights are used to."""
+def _notes(part: str, weights: weights_lib.Weights, spec: Mapping, path: str):
+  """Returns a note if the weights were trained with other preprocessing."""
   kind = {"img": "image", "txt": "text"}.get(part)
-  there = kind and getattr(given, kind)
-  if not kind or there is None:
+  trained = kind and getattr(weights, kind)
+  if not kind or trained is None:
     return []
-  if meaning(there) == meaning(spec[kind]):
+  if meaning(trained) == meaning(spec[kind]):
     return []
   return [
-      f"{part}: {path} was trained with {kind} preprocessing {there}; this"
+      f"{part}: {path} was trained with {kind} preprocessing {trained}; this"
       f" config uses {spec[kind]}"
   ]
 
@@ -172,13 +173,13 @@ def _warn_of_locked_noise(section: Mapping, run: Run) -> None:
       )
 
 
-def _check_tokenizer(given: weights_lib.Weights, spec: Mapping, path: str):
-  """Another tokenizer's ids would silently select wrong embedding rows."""
-  there, here = given.tokenizer_digest, spec["tokenizer_digest"]
-  if there is not None and there != here:
+def _check_tokenizer(weights: weights_lib.Weights, spec: Mapping, path: str):
+  """Refuses another tokenizer: its ids would select wrong embedding rows."""
+  theirs, ours = weights.tokenizer_digest, spec["tokenizer_digest"]
+  if theirs is not None and theirs != ours:
     raise UserError(
         f"config.init.txt: {path} was trained with another tokenizer (sha256"
-        f" {there[:12]}..., here {here[:12]}...). Use its tokenizer.model, or"
+        f" {theirs[:12]}..., here {ours[:12]}...). Use its tokenizer.model, or"
         ' leave out the token embedding: dont_load=["Embed_0/.*"].'
     )
 
@@ -186,7 +187,10 @@ def _check_tokenizer(given: weights_lib.Weights, spec: Mapping, path: str):
 def _note_on_tokenizer(
     weights: weights_lib.Weights, spec: Mapping, path: str
 ) -> list[str]:
-  """Notes weights that look like a released model's, with another tokenizer."""
+  """Returns a note if the tokenizer is not the released model's.
+
+  The weights' shapes tell which released model they are, if any.
+  """
   variant, ours = weights.variant, spec["tokenizer_digest"]
   if variant is None or variant.tokenizer_sha256 in (None, ours):
     return []

@@ -1,4 +1,4 @@
-"""Weights on disk made to fit a part of a model, or refused."""
+"""Fitting of saved weights to a part of a model."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ _BLOCK = re.compile(r".*\bencoderblock(?:_(\d+))?/.*")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fitted:
-  """What becomes of a part of the model, by names within it.
+  """The result of fitting weights to a part; names are those within the part.
 
   Attributes:
-    arrays: to put there; `resampled` are among them.
-    resampled: name -> in words, from what grid to what.
-    skipped: in the weights, kept out by `dont_load`.
-    unknown: in the weights and not in the model.
-    initial: in the model, left at their initial values.
+    arrays: name -> array to put into the model, including resampled ones.
+    resampled: name -> the old grid and the new one, in words.
+    skipped: names in the weights that `dont_load` excludes.
+    unknown: names in the weights that the model does not have.
+    initial: names in the model that keep their initial values.
   """
 
   arrays: dict[str, np.ndarray]
@@ -45,56 +45,56 @@ def fit(
     source: str,
     part: str,
 ) -> Fitted:
-  """Makes the weights of a part fit it.
+  """Fits weights to a part of the model.
 
-  Blocks are stacked or taken apart as the model has them, and the position
-  embedding of an image tower is resampled to the model's grid.
+  Blocks are stacked or unrolled to match the model, and an image tower's
+  position embedding is resampled to the model's grid.
 
   Args:
     given: nested dict of arrays, as read.
-    wanted: nested dict of arrays or shapes: the part in the model.
+    wanted: nested dict of the arrays or shapes that the part has in the model.
     dont_load: regexes of names in the part that keep their initial values.
-    source: where the weights are from, for messages.
-    part: "img", "txt", "t" or "b"; where they go.
+    source: path of the weights, for error messages.
+    part: part of the model: "img", "txt", "t" or "b".
 
   Raises:
-    UserError: a regex that matches nothing, or a parameter of the model that
-      the weights lack or have in another shape.
+    UserError: a regex matches nothing, or the weights lack a parameter of the
+      model or have it in another shape.
   """
   where = f"config.init.{part} from {source}"
-  wants = tree.flatten(wanted)
-  _check_depth(tree.flatten(given), wants, where)
-  stacked = any("encoderblock/" in name for name in wants)
-  gives = tree.flatten(
+  targets = tree.flatten(wanted)
+  _check_depth(tree.flatten(given), targets, where)
+  stacked = any("encoderblock/" in name for name in targets)
+  weights = tree.flatten(
       layouts.scanned(given) if stacked else layouts.unrolled(given)
   )
-  kept_out = _matched(dont_load, gives.keys() | wants.keys(), part)
-  missing = sorted(wants.keys() - gives.keys() - kept_out)
+  excluded = _matching(dont_load, weights.keys() | targets.keys(), part)
+  missing = sorted(targets.keys() - weights.keys() - excluded)
   if missing:
     raise UserError(
         f"{where}: every parameter must be in the weights, or match one of"
-        f" dont_load to start at random; {_some(missing)} are in neither."
+        f" dont_load to start at random; {_listed(missing)} are in neither."
     )
   arrays, resampled = {}, {}
-  for name in sorted(wants.keys() - kept_out):
-    array, shape = gives[name], wants[name].shape
+  for name in sorted(targets.keys() - excluded):
+    array, shape = weights[name], targets[name].shape
     if array.shape != shape and (part, name) == ("img", "pos_embedding"):
       array = resample(array, shape, where=where)
-      resampled[name] = f"{_grid(gives[name].shape)} to {_grid(shape)}"
+      resampled[name] = f"{_grid(weights[name].shape)} to {_grid(shape)}"
     if array.shape != shape:
       raise UserError(
           f"{where}: {name} has shape {array.shape} in the weights, and {shape}"
           f" in the model. Change the config, or leave it out with dont_load."
       )
-    arrays[name] = array.astype(wants[name].dtype, copy=False)
+    arrays[name] = array.astype(targets[name].dtype, copy=False)
   if not arrays:
     raise UserError(f"{where}: dont_load leaves nothing to load. Narrow it.")
   return Fitted(
       arrays=arrays,
       resampled=resampled,
-      skipped=sorted(kept_out & gives.keys()),
-      unknown=sorted(gives.keys() - wants.keys() - kept_out),
-      initial=sorted(wants.keys() & kept_out),
+      skipped=sorted(excluded & weights.keys()),
+      unknown=sorted(weights.keys() - targets.keys() - excluded),
+      initial=sorted(targets.keys() & excluded),
   )
 
 
@@ -104,14 +104,19 @@ def resample(
     *,
     where: str,
 ) -> Float[np.ndarray, "1 M D"]:
-  """A square grid of position embeddings at another resolution.
+  """Resamples a square grid of position embeddings to another resolution.
 
-  Bilinear with the corners kept, as big_vision does it (scipy's zoom), so that
-  fine-tuning starts from the same numbers. There must be no row for a class
-  token: `old_vits` takes it off and adds it to the token.
+  The interpolation is bilinear and keeps the corners, as in big_vision (scipy's
+  zoom), so that fine-tuning starts from the same numbers. The grid must not
+  have a row for a class token: `old_vits` removes it and adds it to the token.
+
+  Args:
+    positions: the position embedding.
+    shape: shape to resample to, (1, M, D).
+    where: start of the error message.
 
   Raises:
-    UserError: a grid that is not square, or another width.
+    UserError: a grid is not square, or the widths differ.
   """
   rows, width = positions.shape[1:]
   old, new = math.isqrt(rows), math.isqrt(shape[1])
@@ -127,13 +132,13 @@ def resample(
   return resized.reshape(1, new * new, width)
 
 
-def _check_depth(gives: Mapping, wants: Mapping, where: str) -> None:
-  """Blocks too many would else pass for something the model does not have."""
-  there, here = _depth(gives), _depth(wants)
-  if there != here and there and here:
+def _check_depth(weights: Mapping, targets: Mapping, where: str) -> None:
+  """Refuses another depth: `fit` would take extra blocks for unknown names."""
+  weights_depth, model_depth = _depth(weights), _depth(targets)
+  if weights_depth != model_depth and weights_depth and model_depth:
     raise UserError(
-        f"{where}: the weights have {there} blocks, the model {here}. Change"
-        " depth or variant in config.model."
+        f"{where}: the weights have {weights_depth} blocks, the model"
+        f" {model_depth}. Change depth or variant in config.model."
     )
 
 
@@ -144,7 +149,7 @@ def _depth(flat: Mapping) -> int:
   return len({m[1] for m, _ in blocks})
 
 
-def _matched(
+def _matching(
     regexes: Sequence[str], names: Iterable[str], part: str
 ) -> set[str]:
   names, matched = sorted(names), set()
@@ -153,13 +158,13 @@ def _matched(
       hits = {n for n in names if re.fullmatch(regex, n)}
     except re.error as e:
       raise UserError(
-          f"config.init.{part}.dont_load: {regex!r} is no regular expression:"
-          f" {e}."
+          f"config.init.{part}.dont_load: {regex!r} is not a regular"
+          f" expression: {e}."
       ) from None
     if not hits:
       raise UserError(
           f"config.init.{part}.dont_load: every regex must match a name, and"
-          f" {regex!r} matches none. Names are like {_some(names)}."
+          f" {regex!r} matches none. Names are like {_listed(names)}."
       )
     matched |= hits
   return matched
@@ -170,6 +175,6 @@ def _grid(shape: tuple[int, ...]) -> str:
   return f"{side}x{side}"
 
 
-def _some(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
   rest = len(names) - 3
   return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""The table of what `config.init` put into a model."""
+"""A table of the weights that `config.init` loaded into a model."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ def show(
     notes: Iterable[str] = (),
     console: rich_console.Console | None = None,
 ) -> None:
-  """Prints what was loaded, resampled, skipped and left as it was.
+  """Prints what was loaded, resampled, skipped and left at its initial value.
 
   Args:
-    paths: part -> where its weights are from.
-    params: the parts of the model.
-    fitted: part -> what became of it.
-    notes: printed below.
-    console: where to print.
+    paths: part -> path of its weights.
+    params: parts of the model.
+    fitted: part -> the result of fitting its weights.
+    notes: notes to print below the table.
+    console: console to print to.
   """
   table = rich_table.Table(title="Initial values", title_justify="left")
   table.add_column("part", no_wrap=True)
@@ -48,15 +48,15 @@ def show(
     console.print(f"Note on {note}", markup=False, soft_wrap=True)
 
 
-def _rows(found: Fitted, path: str) -> list[tuple[str, int, str, str]]:
-  size = sum(x.size for x in found.arrays.values())
-  rows = [("loaded", len(found.arrays), f"{size:,}", f"from {path}")]
-  for name, how in found.resampled.items():
+def _rows(fitted: Fitted, path: str) -> list[tuple[str, int, str, str]]:
+  size = sum(x.size for x in fitted.arrays.values())
+  rows = [("loaded", len(fitted.arrays), f"{size:,}", f"from {path}")]
+  for name, how in fitted.resampled.items():
     rows.append(("resampled", 1, "", f"{name}, {how}"))
   for what, names in (
-      ("skipped by dont_load", found.skipped),
-      ("not in the model", found.unknown),
-      ("left at random", found.initial),
+      ("skipped by dont_load", fitted.skipped),
+      ("not in the model", fitted.unknown),
+      ("left at random", fitted.initial),
   ):
     if names:
       rows.append((what, len(names), "", ", ".join(_grouped(names))))
@@ -64,7 +64,7 @@ def _rows(found: Fitted, path: str) -> list[tuple[str, int, str, str]]:
 
 
 def _grouped(names: Sequence[str]) -> list[str]:
-  """Names by their first part: "head/*" for all within head."""
+  """Groups names by their first component: "head/*" for all within head."""
   parts = (name.partition("/") for name in names)
   return list(
       dict.fromkeys(first + ("/*" if rest else "") for first, _, rest in parts)

@@ -1,4 +1,4 @@
-"""Losses over L2-normalised embeddings; `make` picks one by name."""
+"""Losses over L2-normalised embeddings; `make` builds one by name."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -36,11 +36,11 @@ class Loss:
   """A loss that configs can name.
 
   Attributes:
-    function: (zimg, ztxt, *scalars) -> loss, with its options after a `*`. It
-      is also passed the mesh, the batch axes and a random key if it has
-      arguments `mesh`, `axis` and `key`.
+    function: (zimg, ztxt, *scalars) -> loss, with keyword-only options. If it
+      has arguments `mesh`, `axis` and `key`, it also receives the mesh, the
+      batch axes and a random key.
     learns: names of the scalar parameters that it takes, in order.
-    check: raises UserError for values of options that it does not take.
+    check: raises UserError for option values that the loss does not accept.
   """
 
   function: Callable[..., jax.Array]
@@ -48,7 +48,7 @@ class Loss:
   check: Callable[..., None] = lambda **_: None
 
 
-# The one registry: what is here can be named in config.loss.
+# The registry of losses that config.loss can name.
 LOSSES = {
     "ring_sigmoid": Loss(function=ring_sigmoid_loss, learns=("t", "b")),
     "sigmoid": Loss(function=sigmoid_loss, learns=("t", "b")),
@@ -71,20 +71,20 @@ def make(
     dtype: str | None = None,
     **options,
 ) -> Callable[..., jax.Array]:
-  """Returns loss(zimg, ztxt, params, key), with `t` and `b` of the parameters.
+  """Returns loss(zimg, ztxt, params, key), which reads `t` and `b` from params.
 
   Args:
     mesh: the device mesh.
-    axes: mesh axes the batch is sharded over.
-    name: one of `LOSSES`.
-    dtype: embeddings are rounded to it before they are compared; None keeps
-      float32. bfloat16 is what a TPU's default matmul rounds to in any case,
-      at half the memory and traffic.
-    **options: keyword arguments of the loss, as `block`.
+    axes: mesh axes that the batch is sharded over.
+    name: name of the loss, a key of `LOSSES`.
+    dtype: dtype that embeddings are rounded to before the loss; None keeps
+      float32. bfloat16 halves memory and traffic, and a TPU's default matmul
+      rounds to it anyway.
+    **options: keyword arguments of the loss, such as `block`.
 
   Raises:
-    UserError: an unknown loss, an option it does not have, or a model without
-      the scalars that it learns.
+    UserError: the loss is unknown or does not have an option. The returned
+      function raises it if the model lacks a scalar that the loss learns.
   """
   if name not in LOSSES:
     raise UserError(

@@ -1,4 +1,4 @@
-"""The sigmoid loss with part of the negatives (an ablation of the paper)."""
+"""The sigmoid loss over a share of the negatives, an ablation of the paper."""
 
 from collections.abc import Sequence
 
@@ -28,29 +28,29 @@ def masked_sigmoid_loss(
     axis: str | Sequence[str],
     block: int = 1024,
 ) -> Scalar:
-  """`sigmoid_loss` in which each image keeps a share of its negatives.
+  """The loss of `sigmoid_loss`, with only a share of each image's negatives.
 
-  Each device gathers the texts and ranks all B - 1 negatives of its images,
-  `block` images at a time, so (block x B) is the largest temporary; the ranks
-  are of the logits, and have no gradient.
+  Each device gathers all texts and ranks the B - 1 negatives of each of its
+  images by their logits, without a gradient. It ranks `block` images at a time,
+  so the largest temporary is (block x B).
 
   Args:
     zimg: L2-normalised image embeddings, rows sharded over `axis`.
     ztxt: L2-normalised text embeddings, rows sharded over `axis`.
     t_prime: log temperature.
     b: bias.
-    key: of the random choice.
+    key: random key for keep="random".
     keep: "random", "hardest" (highest logits) or "easiest".
-    ratio: share kept, round(ratio (B - 1)) negatives of each image.
+    ratio: share of negatives to keep: round(ratio (B - 1)) per image.
     mesh: the device mesh.
-    axis: mesh axis or axes the batch is sharded over, major first.
-    block: images ranked at a time.
+    axis: mesh axis or axes that the batch is sharded over, major first.
+    block: number of images ranked at a time.
 
   Returns:
-    The loss; that of `sigmoid_loss` at ratio 1.
+    The loss, equal to that of `sigmoid_loss` at ratio 1.
 
   Raises:
-    UserError: an unknown `keep`, or a ratio outside [0, 1].
+    UserError: `keep` is unknown, or `ratio` is outside [0, 1].
     ValueError: B is not a multiple of the number of devices along `axis`.
   """
   check_options(keep=keep, ratio=ratio)
@@ -66,7 +66,7 @@ def masked_sigmoid_loss(
     def image_loss(z, row):
       x = jnp.exp(t_prime) * jnp.einsum("MD,D->M", texts, z) + b
       own = jnp.arange(batch) == row
-      chosen = _chosen(x, own, jax.random.fold_in(key, row), keep, kept)
+      chosen = _selected(x, own, jax.random.fold_in(key, row), keep, kept)
       losses = jax.nn.softplus(jnp.where(own, -x, x))
       return jnp.sum(jnp.where(chosen | own, losses, 0.0))
 
@@ -87,19 +87,19 @@ def masked_sigmoid_loss(
 
 
 def check_options(*, keep: str, ratio: float, **_) -> None:
-  """Raises UserError for options that `masked_sigmoid_loss` does not take."""
+  """Raises UserError for options that `masked_sigmoid_loss` rejects."""
   if keep not in KEEP:
     raise UserError(f"keep must be one of {', '.join(KEEP)}; got {keep!r}.")
   if not 0 <= ratio <= 1:
     raise UserError(f"ratio, a share, must be in [0, 1]; got {ratio}.")
 
 
-def _chosen(x, own, key, keep: str, kept: int):
-  """The `kept` negatives of one image to keep; the first among equals."""
+def _selected(x, own, key, keep: str, kept: int):
+  """Returns a mask of one image's `kept` negatives; the first win ties."""
   if keep == "random":
-    order = jax.random.uniform(key, x.shape)
+    priority = jax.random.uniform(key, x.shape)
   else:
-    order = jax.lax.stop_gradient(-x if keep == "hardest" else x)
-  order = jnp.where(own, jnp.inf, order)  # the positive is not ranked
-  ranks = jnp.argsort(jnp.argsort(order))
+    priority = jax.lax.stop_gradient(-x if keep == "hardest" else x)
+  priority = jnp.where(own, jnp.inf, priority)  # the positive ranks last
+  ranks = jnp.argsort(jnp.argsort(priority))
   return ranks < kept

@@ -1,10 +1,12 @@
-"""The ring: every device's images meet every text, a block at a time.
+"""The ring: scores every device's images against every text, block by block.
 
-Each device keeps its images. Blocks of texts travel from device to device,
-each with a payload: what the devices it has visited add up for it, such as its
-gradient. After as many hops as there are devices both are home again. What is
-sent is in flight while a block is computed: a text leaves when its block
-begins, a payload while the next block is computed.
+Each device keeps its images. Blocks of texts travel from device to device, each
+with a payload: sums that the devices on its way add to, such as the gradient of
+its texts. After as many hops as there are devices, both are back on the device
+that they started from.
+
+Communication overlaps with computation. A block's texts are sent on when its
+computation starts; its payload is sent while the next block is computed.
 """
 
 from collections.abc import Callable
@@ -16,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-# Pairs scored at a time unless the caller says otherwise: at two bytes a pair
-# 256 MiB, while blocks below 2048 texts cost the matrix unit time
-# (`benchmarks/loss.py --topology=v4:2x2x1 --blocks=1024,2048` shows both).
+# Default number of pairs scored at a time: 256 MiB at two bytes per pair.
+# Blocks below 2048 texts slow the matrix unit down. For both, see
+# `benchmarks/loss.py --topology=v4:2x2x1 --blocks=1024,2048`.
 _PAIRS = 2**27
 _MIN_BLOCK = 2048
 
@@ -26,7 +28,7 @@ Visit = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 
 
 def num_devices(mesh: jax.sharding.Mesh, axes: Sequence[str]) -> int:
-  """How many devices the ring has."""
+  """Returns the number of devices in the ring."""
   return math.prod(mesh.shape[a] for a in axes)
 
 
@@ -36,7 +38,7 @@ def check(
     axes: Sequence[str],
     block: int | None = None,
 ) -> None:
-  """Raises ValueError unless the batch divides over the ring into blocks."""
+  """Raises ValueError if `rows` do not divide over the ring, or block < 1."""
   if block is not None and block < 1:
     raise ValueError(f"block must be a positive number of texts; got {block}.")
   n = num_devices(mesh, axes)
@@ -57,22 +59,23 @@ def rotate(
     devices: int,
     block: int | None = None,
 ) -> tuple[Any, Any]:
-  """Shows every text block of the ring to this device; call under shard_map.
+  """Calls `visit` with every text block of the ring; use under shard_map.
 
   Args:
-    visit: (local, texts, payload, valid) of one block to (local, payload);
-      `valid` marks the rows that are texts and not padding, or is None where
-      there is no padding.
-    local: what stays and is updated by each visit, such as sums.
-    texts: arrays of the local texts, first axis M; they only travel.
-    payload: arrays of first axis M that each visit may change; at the start
-      all rows on all devices are equal.
+    visit: maps (local, texts, payload, valid) of one block to (local, payload).
+      `valid` is a mask of the rows that are not padding, or None if there is no
+      padding.
+    local: values that stay on this device and that each visit updates, such as
+      sums.
+    texts: arrays of the local texts, first axis M; visits do not change them.
+    payload: arrays with first axis M that travel with the texts and that visits
+      may change. Initially all rows on all devices must be equal.
     axes: mesh axes of the ring, major first.
-    devices: how many devices it has.
-    block: texts at a time; need not divide M.
+    devices: number of devices in the ring.
+    block: number of texts per visit; need not divide M.
 
   Returns:
-    The last `local`, and the payload of the device's own texts.
+    The final `local`, and the payload of the device's own texts.
   """
   rows = jax.tree.leaves(texts)[0].shape[0]
   if block is None:
@@ -91,19 +94,20 @@ def rotate(
 
   def step(carry, slots):
     local, texts, payload, sent = carry
-    this, previous = slots
-    here = _get(texts, this)
-    following, arrived = send(here), send(sent)
+    slot, previous = slots
+    block_texts = _get(texts, slot)
+    next_texts, arrived = send(block_texts), send(sent)
     valid = None
     if count * size > rows:
-      valid = this * size + jnp.arange(size) < rows
-    # A lone block needs its payload at once; others have a visit's time.
+      valid = slot * size + jnp.arange(size) < rows
+    # `arrived` is the payload of the previous slot. With one block per device
+    # this visit needs it; otherwise it may arrive during this visit.
     if count == 1:
       payload = _put(payload, arrived, previous)
-    local, sent = visit(local, here, _get(payload, this), valid)
+    local, sent = visit(local, block_texts, _get(payload, slot), valid)
     if count > 1:
       payload = _put(payload, arrived, previous)
-    return (local, _put(texts, following, this), payload, sent), None
+    return (local, _put(texts, next_texts, slot), payload, sent), None
 
   texts, payload = jax.tree.map(cut, (texts, payload))
   slots = jnp.tile(jnp.arange(count), devices)
@@ -128,7 +132,7 @@ def dot(spec: str, x: Array, y: Array, precision=None) -> Array:
 
 
 def varying(x: Any, axes: Sequence[str]) -> Any:
-  """Marks constants as different on each device, as loop carries must be."""
+  """Marks constants as varying over devices, which loop carries require."""
   return jax.tree.map(
       lambda a: jax.lax.pcast(jnp.asarray(a), tuple(axes), to="varying"), x
   )

@@ -19,7 +19,7 @@ def sigmoid_loss(
     t_prime: Scalar,
     b: Scalar,
 ) -> Scalar:
-  """Sum over all pairs of -log sigmoid(label * logit), divided by B.
+  """Returns the sum of -log sigmoid(label * logit) over all pairs, over B.
 
   Args:
     zimg: L2-normalised image embeddings.
@@ -41,10 +41,12 @@ def bce_mean_loss(
     *,
     temperature: float = 0.07,
 ) -> Scalar:
-  """Mean binary cross-entropy over the B^2 pairs at a fixed temperature.
+  """Returns the mean binary cross-entropy over the B^2 pairs.
 
-  A widely copied variant: no bias, a fixed temperature, and B times smaller
-  than `sigmoid_loss`. With it, negatives drown the positives from the start.
+  This is the variant that the "Paper Shorts" one-page summary of SigLIP
+  (2023-10-01) prints; the README says how it differs. It has no bias and a
+  fixed temperature, and its normalisation makes it B times smaller than
+  `sigmoid_loss`. The negatives drown out the positives from the start.
   """
   logits = ring.dot("ND,MD->NM", zimg, ztxt) / temperature
   labels = 2 * jnp.eye(len(zimg)) - 1
@@ -62,13 +64,13 @@ def ring_sigmoid_loss(
     block: int | None = None,
     precision: jax.lax.PrecisionLike = None,
 ) -> Scalar:
-  """`sigmoid_loss` without the B x B matrix, in one pass round the ring.
+  """The loss of `sigmoid_loss` in one pass around the ring.
 
-  Each of the n devices along `axis` keeps its images while the texts visit
-  (section 3.3). The derivative of -log sigmoid(-x) is sigmoid(x), known as soon
-  as the logit is: so all gradients are summed up on the same visit, and the
-  gradient of a text travels with it. Nothing is recomputed, and the largest
-  temporary is (block x B / n).
+  The B x B matrix is never held. Each of the n devices along `axis` keeps its
+  images while the texts visit (section 3.3). The derivative of -log sigmoid(-x)
+  is sigmoid(x), which is known as soon as the logit is. So each visit also adds
+  to all gradients, and the gradient of a text travels with the text. Nothing is
+  recomputed, and the largest temporary is (block x B / n).
 
   Args:
     zimg: L2-normalised image embeddings, rows sharded over `axis`.
@@ -76,23 +78,24 @@ def ring_sigmoid_loss(
     t_prime: log temperature.
     b: bias.
     mesh: the device mesh.
-    axis: mesh axis or axes the batch is sharded over, major first.
-    block: texts scored at a time; by default as many as make 2^27 pairs.
-    precision: of the matmuls, as jax.lax.Precision; None is the device's
-      default: on TPUs float32 embeddings are rounded to bfloat16.
+    axis: mesh axis or axes that the batch is sharded over, major first.
+    block: number of texts scored at a time; by default enough for 2^27 pairs,
+      but at least 2048.
+    precision: jax.lax.Precision of the matmuls; None is the device's default,
+      which on TPUs rounds float32 embeddings to bfloat16.
 
   Returns:
     The loss, equal on all devices.
 
   Raises:
     ValueError: B is not a multiple of the number of devices along `axis`, or
-      block is not positive.
+      `block` is not positive.
   """
   axes = (axis,) if isinstance(axis, str) else tuple(axis)
   ring.check(len(zimg), mesh, axes, block)
 
   def single_pass(zimg, ztxt, t_prime, b):
-    """The loss and its four gradients."""
+    """Returns the loss and its four gradients."""
     local = jax.shard_map(
         lambda *args: _single_pass(
             *args,
@@ -129,23 +132,24 @@ def _single_pass(
     block: int | None,
     precision,
 ):
-  """One device's part; see `ring_sigmoid_loss`."""
+  """Computes one device's part of `ring_sigmoid_loss`."""
   scale, batch = jnp.exp(t_prime), len(zimg) * devices
   dtype = jnp.promote_types(jnp.float32, zimg.dtype)
 
   def visit(local, texts, d_texts, valid):
     total, d_b, d_zimg = local
-    # Texts by images: this way round, XLA tiles all three matmuls better.
+    # Texts are rows: XLA tiles all three matmuls better in this orientation.
     x = scale * ring.dot("MD,ND->MN", texts, zimg, precision) + b
     if valid is not None:
       x = jnp.where(valid[:, None], x, -jnp.inf)
-    # Every pair counts as a negative here: loss softplus(x), slope sigmoid(x).
+    # Every pair counts as a negative here, with loss softplus(x) and slope
+    # sigmoid(x); positives are corrected below.
     e = jnp.exp(-jnp.abs(x))
     slope = jnp.where(x >= 0, 1, e) / (1 + e)
     total += jnp.sum(jnp.maximum(x, 0) + jnp.log1p(e))
     d_b += jnp.sum(slope)
-    # The barrier keeps the slopes, rounded as the embeddings are, rather than
-    # the float32 logits, from one matmul to the next.
+    # The barrier makes XLA keep the slopes, in the embeddings' dtype, between
+    # the matmuls, instead of the float32 logits.
     slope = jax.lax.optimization_barrier(slope.astype(texts.dtype))
     d_zimg += ring.dot("MN,MD->ND", slope, texts, precision)
     return (total, d_b, d_zimg), d_texts + ring.dot(
@@ -163,8 +167,8 @@ def _single_pass(
       devices=devices,
       block=block,
   )
-  # A positive's loss differs by softplus(-x) - softplus(x) = -x, its slope by
-  # -1. The slopes in t' are x's part without the bias times those in x.
+  # Counted as a positive, a pair's loss differs by softplus(-x) - softplus(x) =
+  # -x and its slope by -1. The slope in t' is the slope in x times (x - b).
   zimg_, ztxt_ = zimg.astype(dtype), ztxt.astype(dtype)
   cosines = jnp.sum(zimg_ * ztxt_, axis=1)
   total -= jnp.sum(scale * cosines + b)

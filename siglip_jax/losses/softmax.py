@@ -18,10 +18,11 @@ def softmax_loss(
     ztxt: Float[Array, "B D"],
     t_prime: Scalar,
 ) -> Scalar:
-  """Mean of the image-to-text and the text-to-image cross-entropy.
+  """Returns the mean of the image-to-text and text-to-image cross-entropies.
 
-  Under jit with sharded rows XLA gathers all texts to score a device's images,
-  and the reverse: the B x B matrix is sharded by rows, once each way.
+  Under jit with sharded rows, XLA gathers all texts to score a device's images,
+  and all images to score its texts. The B x B matrix is sharded by rows, once
+  for each direction.
 
   Args:
     zimg: L2-normalised image embeddings.
@@ -29,7 +30,7 @@ def softmax_loss(
     t_prime: log temperature.
 
   Returns:
-    The loss; log B for embeddings that tell nothing apart.
+    The loss; log B if all logits are equal.
   """
   dtype = jnp.promote_types(jnp.float32, zimg.dtype)
   logits = jnp.exp(t_prime) * jnp.einsum(
@@ -50,31 +51,33 @@ def ring_softmax_loss(
     block: int | None = None,
     precision: jax.lax.PrecisionLike = None,
 ) -> Scalar:
-  """`softmax_loss` without the B x B matrix, in two passes round the ring.
+  """The loss of `softmax_loss` in two passes around the ring.
 
-  A softmax needs its denominators before it has a slope. The first pass sums
-  them up, streaming: an image's stay with it and a text's travel with it. The
-  backward pass scores all pairs again and sums up the gradients.
+  The B x B matrix is never held. A softmax needs its denominators before it has
+  a slope. The forward pass sums the denominators as texts visit: an image's
+  denominator stays with the image, and a text's travels with the text. The
+  backward pass scores all pairs again and sums the gradients.
 
   Args:
     zimg: L2-normalised image embeddings, rows sharded over `axis`.
     ztxt: L2-normalised text embeddings, rows sharded over `axis`.
     t_prime: log temperature.
     mesh: the device mesh.
-    axis: mesh axis or axes the batch is sharded over, major first.
-    block: texts scored at a time; by default as many as make 2^27 pairs.
-    precision: of the matmuls, as jax.lax.Precision; None is the device's.
+    axis: mesh axis or axes that the batch is sharded over, major first.
+    block: number of texts scored at a time; by default enough for 2^27 pairs,
+      but at least 2048.
+    precision: jax.lax.Precision of the matmuls; None is the device's default.
 
   Returns:
     The loss, equal on all devices.
 
   Raises:
     ValueError: B is not a multiple of the number of devices along `axis`, or
-      block is not positive.
+      `block` is not positive.
   """
   axes = (axis,) if isinstance(axis, str) else tuple(axis)
   ring.check(len(zimg), mesh, axes, block)
-  ways = dict(
+  options = dict(
       axes=axes,
       devices=ring.num_devices(mesh, axes),
       block=block,
@@ -82,13 +85,13 @@ def ring_softmax_loss(
   )
   rows = P(axes)
   forward = jax.shard_map(
-      lambda *args: _denominators(*args, **ways),
+      lambda *args: _denominators(*args, **options),
       mesh=mesh,
       in_specs=(rows, rows, P()),
       out_specs=(P(), rows, rows),
   )
   backward = jax.shard_map(
-      lambda *args: _gradients(*args, **ways),
+      lambda *args: _gradients(*args, **options),
       mesh=mesh,
       in_specs=(rows, rows, P(), rows, rows),
       out_specs=(rows, rows, P()),
@@ -99,8 +102,8 @@ def ring_softmax_loss(
     return forward(zimg, ztxt, t_prime)[0]
 
   def loss_fwd(zimg, ztxt, t_prime):
-    value, of_images, of_texts = forward(zimg, ztxt, t_prime)
-    return value, (zimg, ztxt, t_prime, of_images, of_texts)
+    value, image_lse, text_lse = forward(zimg, ztxt, t_prime)
+    return value, (zimg, ztxt, t_prime, image_lse, text_lse)
 
   def loss_bwd(residuals, cotangent):
     return jax.tree.map(
@@ -121,32 +124,32 @@ def _denominators(
     block: int | None,
     precision,
 ):
-  """Returns the loss, and the log denominators of this device's rows."""
+  """Returns the loss and the log denominators of this device's rows."""
   scale, batch = jnp.exp(t_prime), len(zimg) * devices
   dtype = jnp.promote_types(jnp.float32, zimg.dtype)
 
-  def visit(of_images, texts, of_texts, valid):
+  def visit(image_lse, texts, text_lse, valid):
     x = _logits(scale, texts, zimg, valid, precision)
     return (
-        jnp.logaddexp(of_images, jax.nn.logsumexp(x, axis=0)),
-        jnp.logaddexp(of_texts, jax.nn.logsumexp(x, axis=1)),
+        jnp.logaddexp(image_lse, jax.nn.logsumexp(x, axis=0)),
+        jnp.logaddexp(text_lse, jax.nn.logsumexp(x, axis=1)),
     )
 
-  nothing = ring.varying(jnp.full(len(zimg), -jnp.inf, dtype), axes)
-  of_images, of_texts = ring.rotate(
-      visit, nothing, ztxt, nothing, axes=axes, devices=devices, block=block
+  empty = ring.varying(jnp.full(len(zimg), -jnp.inf, dtype), axes)
+  image_lse, text_lse = ring.rotate(
+      visit, empty, ztxt, empty, axes=axes, devices=devices, block=block
   )
   cosines = jnp.sum(zimg.astype(dtype) * ztxt.astype(dtype), axis=1)
-  own = (of_images + of_texts) / 2 - scale * cosines
-  return jax.lax.psum(jnp.sum(own), axes) / batch, of_images, of_texts
+  own = (image_lse + text_lse) / 2 - scale * cosines
+  return jax.lax.psum(jnp.sum(own), axes) / batch, image_lse, text_lse
 
 
 def _gradients(
     zimg: Float[Array, "N D"],
     ztxt: Float[Array, "N D"],
     t_prime: Scalar,
-    of_images: Float[Array, " N"],
-    of_texts: Float[Array, " N"],
+    image_lse: Float[Array, " N"],
+    text_lse: Float[Array, " N"],
     *,
     axes: Sequence[str],
     devices: int,
@@ -158,9 +161,9 @@ def _gradients(
   dtype = jnp.promote_types(jnp.float32, zimg.dtype)
 
   def visit(d_zimg, block, d_texts, valid):
-    texts, of_texts = block
+    texts, text_lse = block
     x = _logits(scale, texts, zimg, valid, precision)
-    slope = jnp.exp(x - of_images[None]) + jnp.exp(x - of_texts[:, None])
+    slope = jnp.exp(x - image_lse[None]) + jnp.exp(x - text_lse[:, None])
     slope = jax.lax.optimization_barrier((slope / 2).astype(texts.dtype))
     return (
         d_zimg + ring.dot("MN,MD->ND", slope, texts, precision),
@@ -171,7 +174,7 @@ def _gradients(
   d_zimg, d_ztxt = ring.rotate(
       visit,
       zeros,
-      (ztxt, of_texts),
+      (ztxt, text_lse),
       zeros,
       axes=axes,
       devices=devices,
@@ -188,6 +191,6 @@ def _gradients(
 
 
 def _logits(scale, texts, zimg, valid, precision):
-  """Returns the logits of texts by images; -inf in rows of padding."""
+  """Returns the logits, texts by images, with -inf in rows of padding."""
   x = scale * ring.dot("MD,ND->MN", texts, zimg, precision)
   return x if valid is None else jnp.where(valid[:, None], x, -jnp.inf)

@@ -1,1 +1,1 @@
-"""The towers: the only place that knows Flax."""
+"""The image and text towers; the only package that imports Flax."""

@@ -1,4 +1,4 @@
-"""Dense layers to and from attention heads, in a layout that suits a TPU."""
+"""Dense layers to and from attention heads, in a TPU-friendly layout."""
 
 import math
 from typing import Any
@@ -14,11 +14,17 @@ xavier = nn.initializers.xavier_uniform()
 
 
 class HeadsDense(nn.Module):
-  """Dense layer to or from attention heads, which stay side by side in a row.
+  """A dense layer to or from attention heads, stored side by side in a row.
 
-  Parameters are those of nn.DenseGeneral: the kernel (D, N, H), the bias
-  (N, H); or, back from heads, (N, H, D) and (D,). Activations are (B, L, N*H),
-  never (B, L, N, H): a TPU pads the last axis to 128.
+  Parameters have the shapes of nn.DenseGeneral: kernel (D, N, H) and bias
+  (N, H), or kernel (N, H, D) and bias (D,) for the layer back from heads.
+  Activations are (B, L, N*H), never (B, L, N, H), because a TPU pads the last
+  axis to 128.
+
+  Attributes:
+    features: output axes, (N, H) or (D,).
+    heads_in: input axes (N, H) for the layer back from heads, else empty.
+    dtype: dtype of the matmul and its output.
   """
 
   features: tuple[int, ...]
@@ -27,7 +33,7 @@ class HeadsDense(nn.Module):
 
   @nn.compact
   def parameters(self, width: int) -> tuple[Array, Array]:
-    """The kernel (width, E) and the bias (E,), for inputs of this width."""
+    """Returns the kernel (width, E) and the bias (E,) for inputs this wide."""
     shape = (*(self.heads_in or (width,)), *self.features)
     flat = (width, math.prod(self.features))
 
@@ -48,13 +54,13 @@ def apply(
     bias: Float[Array, " E"],
     dtype: Dtype,
 ) -> Float[Array, "B L E"]:
-  """x @ kernel + bias in `dtype`; parameters may have another one."""
+  """Returns x @ kernel + bias in `dtype`, whatever the parameters' dtype."""
   return _add_bias(x.astype(dtype) @ kernel.astype(dtype), bias)
 
 
-# The gradient of a bias is a sum over all tokens. XLA:TPU adds it up on the
-# vector unit, in a pass that takes longer than the gradient of the weights; on
-# the matrix unit, as a product with ones, it takes a quarter of that.
+# The gradient of a bias is a sum over all tokens. XLA:TPU computes that sum on
+# the vector unit, in a pass that takes longer than the gradient of the weights.
+# A product with ones, on the matrix unit, takes a quarter of that time.
 @jax.custom_vjp
 def _add_bias(x, bias):
   return x + bias.astype(x.dtype)[None, None]
@@ -72,8 +78,8 @@ _add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)
 
 
 def _sum_tokens(x: Float[Array, "B L D"]) -> Float[Array, " D"]:
-  """The sum over B and L, in float32, as a product with ones."""
-  # One row of ones, or constants, XLA would turn back into a sum.
+  """Returns the float32 sum over B and L, as a product with ones."""
+  # XLA would turn a single row of ones, or constant ones, back into a sum.
   ones = jax.lax.optimization_barrier(jnp.ones((8, *x.shape[:2]), x.dtype))
   sums = jnp.einsum("EBL,BLD->ED", ones, x, preferred_element_type=jnp.float32)
   return sums[0]

@@ -1,4 +1,4 @@
-"""Transformer layers, with big_vision's parameter names."""
+"""Transformer layers with big_vision's parameter names."""
 
 from typing import Any
 
@@ -25,17 +25,21 @@ _REMAT = {
 
 
 def layer_norm(dtype: Dtype, name: str | None = None) -> nn.LayerNorm:
-  """LayerNorm with eps 1e-6; its statistics are float32."""
+  """Returns a LayerNorm with eps 1e-6 and float32 statistics."""
   return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)
 
 
 class MultiHeadDotProductAttention(nn.Module):
-  """Attention of `q` over `kv`, softmax in float32.
+  """Multi-head attention of `q` over `kv`, with a float32 softmax.
 
-  attention "fused" is the Pallas kernel of `fused_attention`, "xla" the einsums
-  that run everywhere, "auto" the kernel on TPUs and einsums elsewhere. Tokens
-  that attend to others than themselves, as the MAP head's probe, take the
-  einsums in any case.
+  Cross-attention, such as the MAP head's probe, always uses the einsums.
+
+  Attributes:
+    num_heads: number of heads; must divide the width.
+    dtype: dtype of activations and matmuls.
+    attention: "fused" uses the Pallas kernel of `fused_attention`, "xla" uses
+      einsums that run everywhere, and "auto" uses the kernel on TPUs and the
+      einsums elsewhere.
   """
 
   num_heads: int
@@ -46,7 +50,7 @@ class MultiHeadDotProductAttention(nn.Module):
   def __call__(
       self, q: Float[Array, "B Q D"], kv: Float[Array, "B K D"]
   ) -> Float[Array, "B Q D"]:
-    """Raises UserError when the heads do not divide the width."""
+    """Raises UserError if num_heads does not divide the width."""
     width = q.shape[-1]
     if width % self.num_heads:
       raise UserError(
@@ -68,7 +72,7 @@ class MultiHeadDotProductAttention(nn.Module):
     return dense.HeadsDense((width,), heads, self.dtype, name="out")(out)
 
   def _by_xla(self):
-    # The device is not asked for before there is one, as in `_is_fused`.
+    # Parameters may be initialised before there are devices; see `_is_fused`.
     if self.is_initializing() or attention_lib.platform() != "cpu":
       return xla.tokens_first
     return xla.heads_first
@@ -92,10 +96,10 @@ class MultiHeadDotProductAttention(nn.Module):
 
 
 def _is_fused(module, x) -> bool:
-  """Whether a module's attention over x is the kernel's."""
+  """Whether a module's attention over x uses the Pallas kernel."""
   attention_lib.check(module.attention)
-  # Parameters have the same shapes in any case, and are asked for before there
-  # are devices, whose kind "auto" depends on.
+  # "auto" depends on the kind of device, and parameters may be initialised
+  # before there are devices. Their shapes are the same for both paths.
   return not module.is_initializing() and attention_lib.is_chosen(
       module.attention, x, module.num_heads
   )
@@ -109,7 +113,7 @@ class MlpBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-    """The same shape; tokens do not meet."""
+    """Returns an array of the same shape; tokens do not interact."""
     width = x.shape[-1]
 
     def layer(features, x):
@@ -125,9 +129,15 @@ class MlpBlock(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-  """Pre-LN transformer block. Returns a pair, as nn.scan wants it.
+  """A pre-LN transformer block.
 
-  With `only` it makes that token alone, of which others are keys and values.
+  Attributes:
+    mlp_dim: hidden width of the MLP.
+    num_heads: number of attention heads.
+    dtype: dtype of activations and matmuls.
+    attention: see `MultiHeadDotProductAttention`.
+    only: index of the one token to compute, which still attends to all tokens;
+      None computes all tokens.
   """
 
   mlp_dim: int
@@ -138,7 +148,7 @@ class EncoderBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "B L D"], _=None):
-    """The block's output, and nothing for the scan to collect."""
+    """Returns (output, None), the carry and output that nn.scan expects."""
     if _is_fused(self, x):
       x = attention_lib.row_major(x)
     y = kv = layer_norm(self.dtype)(x)
@@ -153,14 +163,22 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-  """A stack of blocks, unrolled or scanned, and a last LayerNorm.
+  """A stack of blocks, unrolled or scanned, and a final LayerNorm.
 
-  remat "none" keeps all activations for the backward pass, "full" keeps only
-  the inputs of the blocks, "dots" also queries, keys, values, what attention
-  makes of them and the MLP's hidden layer: no large matmul is done again, and
-  neither attention maps nor activations are kept.
-
-  With `only` one token is wanted: unrolled, the last block makes no other.
+  Attributes:
+    depth: number of blocks.
+    mlp_dim: hidden width of the MLPs.
+    num_heads: number of attention heads.
+    scan: stack the blocks' parameters and scan over the blocks.
+    remat: what to keep for the backward pass. "none" keeps all activations.
+      "full" keeps only the inputs of the blocks. "dots" also keeps queries,
+      keys, values, attention outputs and the MLP's hidden layer, so that no
+      large matmul is recomputed; it keeps neither attention maps nor GELU
+      outputs.
+    dtype: dtype of activations and matmuls.
+    attention: see `MultiHeadDotProductAttention`.
+    only: index of the one token to return; None returns all tokens. If the
+      blocks are unrolled, the last block computes no other token.
   """
 
   depth: int
@@ -174,14 +192,15 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B K D"]:
-    """All tokens, or one; raises UserError for an unknown remat policy."""
+    """Returns all tokens, or one; raises UserError for an unknown remat."""
     block = EncoderBlock
     if self.remat != "none":
       if self.remat not in _REMAT:
         raise UserError(
             f"remat must be none, full or dots; got {self.remat!r}."
         )
-      # In a scan, recomputation cannot be merged with the forward pass anyway.
+      # Inside a scan, XLA cannot merge recomputation with the forward pass, so
+      # the barriers that prevent it are not needed.
       block = nn.remat(
           block, policy=_REMAT[self.remat], prevent_cse=not self.scan
       )
@@ -210,7 +229,7 @@ class Encoder(nn.Module):
 
 
 class MAPHead(nn.Module):
-  """Multihead attention pooling: one learned probe looks at all tokens."""
+  """Multi-head attention pooling: one learned probe attends to all tokens."""
 
   mlp_dim: int
   num_heads: int
@@ -219,7 +238,7 @@ class MAPHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B D"]:
-    """One vector for each sequence."""
+    """Returns one vector per sequence."""
     b, _, d = x.shape
     probe = self.param("probe", dense.xavier, (1, 1, d))
     probe = einops.repeat(probe.astype(self.dtype), "1 1 d -> b 1 d", b=b)

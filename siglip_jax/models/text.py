@@ -1,4 +1,4 @@
-"""The text tower: a transformer encoder without any mask."""
+"""The text tower: a transformer encoder without an attention mask."""
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -10,25 +10,26 @@ import numpy as np
 from siglip_jax.errors import UserError
 from siglip_jax.models import layers
 
-# Where the pooled token is, if it is one.
+# pool_type -> index of the pooled token, for types that pool a single token.
 _POOLED = {"last": -1, "first": 0}
 
 
 class TextTransformer(nn.Module):
-  """Tokens, learned positions, blocks, pooling and a projection.
+  """Token embeddings, learned positions, blocks, pooling and a projection.
 
   Attributes:
-    width: of the residual stream.
+    width: width of the residual stream.
     depth: number of blocks.
     mlp_dim: hidden width of the MLPs.
-    num_heads: attention heads.
-    vocab_size: rows of the token embedding.
+    num_heads: number of attention heads.
+    vocab_size: number of rows of the token embedding.
     pool_type: "last", "first", "gap" (mean), "max" or "map".
     out_dim: width of the projection, or None for none.
-    scan: stack the blocks and scan over them.
+    scan: stack the blocks' parameters and scan over the blocks.
     remat: see `layers.Encoder`.
-    dtype: of activations and matmuls.
-    attention: "auto", "xla" or "fused": see `layers`.
+    dtype: dtype of activations and matmuls.
+    attention: "auto", "xla" or "fused"; see
+      `layers.MultiHeadDotProductAttention`.
   """
 
   width: int
@@ -45,7 +46,7 @@ class TextTransformer(nn.Module):
 
   @nn.compact
   def __call__(self, text: Int[Array, "B L"]) -> Float[Array, "B D"]:
-    """Embeddings, not normalised, of token ids."""
+    """Returns embeddings of token ids, not normalised."""
     x = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, name="Embed_0")(
         text
     )
@@ -70,7 +71,7 @@ class TextTransformer(nn.Module):
 
   def _pool(self, x):
     if self.pool_type in _POOLED:
-      return x[:, 0]  # all that the encoder made
+      return x[:, 0]  # the only token that the encoder returns
     if self.pool_type == "gap":
       return jnp.mean(x, axis=1)
     if self.pool_type == "max":

@@ -1,4 +1,4 @@
-"""An image tower and a text tower that meet in one space."""
+"""The model: an image tower and a text tower with a shared embedding space."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -18,20 +18,24 @@ from siglip_jax.models import vit
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TwoTowers:
-  """The model. Parameters are {"img": ..., "txt": ..., "t": (1,), "b": (1,)}.
+  """A model with parameters {"img": ..., "txt": ..., "t": (1,), "b": (1,)}.
 
   Attributes:
-    image: keyword arguments of `vit.VIT`; `variant="B/16"` stands for sizes.
-    text: keyword arguments of `text.TextTransformer`, likewise `variant="B"`.
-    out_dim: width of both projections, or one each; None is no projection.
-    temperature_init: exp(t) at the start.
-    bias_init: b at the start, or None for a model without (softmax).
-    dtype: of activations and matmuls; parameters are float32.
-    scan: stack the blocks of both towers and scan over them.
-    remat: "none", "full" or "dots": see `layers.Encoder`.
-    attention: "auto", "xla" or "fused": see `layers`.
-    embedded: images come as embeddings that this image tower made before
-      (`embed.py`): it is not built, and parameters have no "img".
+    image: keyword arguments of `vit.VIT`; `variant="B/16"` sets the sizes.
+    text: keyword arguments of `text.TextTransformer`; `variant="B"` sets the
+      sizes.
+    out_dim: width of both projections, or a pair (image, text) of widths, in
+      which None means no projection.
+    temperature_init: initial value of exp(t).
+    bias_init: initial value of b, or None for a model without b (softmax).
+    dtype: dtype of activations and matmuls; parameters are float32.
+    scan: stack the parameters of both towers' blocks and scan over the blocks.
+    remat: "none", "full" or "dots"; see `layers.Encoder`.
+    attention: "auto", "xla" or "fused"; see
+      `layers.MultiHeadDotProductAttention`.
+    embedded: whether images come as embeddings that this image tower computed
+      earlier (`siglip_jax.embed`). If so, the image tower is not built and the
+      parameters have no "img".
   """
 
   image: Mapping[str, Any]
@@ -48,7 +52,7 @@ class TwoTowers:
   def init(
       self, key: Array, image_shape: tuple[int, ...], text_len: int
   ) -> dict:
-    """Parameters for images (h, w, 3) and texts of `text_len` tokens."""
+    """Returns parameters for images (h, w, 3) and `text_len` text tokens."""
     image_key, text_key = jax.random.split(key)
     text = jnp.zeros((1, text_len), jnp.int32)
     params = {} if self.embedded else self.init_image(image_key, image_shape)
@@ -61,20 +65,20 @@ class TwoTowers:
     return params
 
   def shapes(self, image_shape: tuple[int, ...], text_len: int) -> dict:
-    """What `init` makes, as shapes; needs no device."""
+    """Returns the shapes of what `init` returns; needs no device."""
     return jax.eval_shape(
         lambda: self.init(jax.random.key(0), image_shape, text_len)
     )
 
   def init_image(self, key: Array, image_shape: tuple[int, ...]) -> dict:
-    """The part of the parameters that `encode_image` uses, {"img": ...}."""
+    """Returns the parameters that `encode_image` uses, {"img": ...}."""
     images = jnp.zeros((1, *image_shape), jnp.float32)
     return {"img": self._image_tower().init(key, images)["params"]}
 
   def encode_image(
       self, params: Mapping, images: Float[Array, "B H W 3"]
   ) -> Float[Array, "B D"]:
-    """L2-normalised float32 embeddings of images in [-1, 1]."""
+    """Returns L2-normalised float32 embeddings of images in [-1, 1]."""
     return _normalise(
         self._image_tower().apply({"params": params["img"]}, images)
     )
@@ -82,41 +86,41 @@ class TwoTowers:
   def encode_text(
       self, params: Mapping, text: Int[Array, "B L"]
   ) -> Float[Array, "B D"]:
-    """L2-normalised float32 embeddings of token ids."""
+    """Returns L2-normalised float32 embeddings of token ids."""
     return _normalise(self._text_tower().apply({"params": params["txt"]}, text))
 
   @property
   def image_sizes(self) -> dict[str, Any]:
-    """What decides the shapes and the arithmetic of the image tower."""
+    """The settings that fix the image tower's shapes and arithmetic."""
     tower = self._image_tower()
     names = "width depth mlp_dim num_heads patch pool_type posemb out_dim"
     return {name: getattr(tower, name) for name in names.split()}
 
   @property
   def image_dim(self) -> int:
-    """D of the images' embeddings."""
+    """The width of an image embedding, D."""
     sizes = self.image_sizes
     return sizes["out_dim"] or sizes["width"]
 
   def _image_tower(self) -> vit.VIT:
-    given: dict[str, Any] = dict(self.image)
-    if "variant" in given:
-      variant, _, patch = given.pop("variant").partition("/")
+    options: dict[str, Any] = dict(self.image)
+    if "variant" in options:
+      variant, _, patch = options.pop("variant").partition("/")
       if not patch.isdigit():
         raise UserError(
             "The image variant needs a patch size, as in 'B/16'; got"
             f" {self.image['variant']!r}."
         )
-      given = vit.sizes(variant) | {"patch": int(patch)} | given
-    return vit.VIT(**self._shared(0) | given)
+      options = vit.sizes(variant) | {"patch": int(patch)} | options
+    return vit.VIT(**self._shared_options(0) | options)
 
   def _text_tower(self) -> text_lib.TextTransformer:
-    given: dict[str, Any] = dict(self.text)
-    if "variant" in given:
-      given = vit.sizes(given.pop("variant")) | given
-    return text_lib.TextTransformer(**self._shared(1) | given)
+    options: dict[str, Any] = dict(self.text)
+    if "variant" in options:
+      options = vit.sizes(options.pop("variant")) | options
+    return text_lib.TextTransformer(**self._shared_options(1) | options)
 
-  def _shared(self, tower: int) -> dict[str, Any]:
+  def _shared_options(self, tower: int) -> dict[str, Any]:
     out = self.out_dim
     return dict(
         out_dim=out if isinstance(out, int) else out[tower],
@@ -128,7 +132,7 @@ class TwoTowers:
 
 
 def _normalise(z) -> Float[Array, "B D"]:
-  """Each row over its norm, in float32; the eps is big_vision's."""
+  """Divides each row by its norm, in float32, with big_vision's eps."""
   z = z.astype(jnp.float32)
   return z / (jnp.linalg.norm(z, axis=1, keepdims=True) + 1e-8)
 
@@ -136,6 +140,6 @@ def _normalise(z) -> Float[Array, "B D"]:
 def scale(
     images: UInt8[Array, "B H W 3"], value_range: tuple[float, float]
 ) -> Float[Array, "B H W 3"]:
-  """Bytes to floats in `value_range`, on the device."""
+  """Scales bytes to floats in `value_range`, on the device."""
   low, high = value_range
   return images.astype(jnp.float32) * ((high - low) / 255) + low

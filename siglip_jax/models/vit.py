@@ -9,7 +9,7 @@ import numpy as np
 from siglip_jax.errors import UserError
 from siglip_jax.models import layers
 
-# Width, depth, MLP width, heads of the released models.
+# (width, depth, mlp_dim, num_heads) of the released models.
 VARIANTS = {
     "mu": (32, 1, 128, 2),
     "Ti": (192, 12, 768, 3),
@@ -26,7 +26,11 @@ VARIANTS = {
 
 
 def sizes(variant: str) -> dict[str, int]:
-  """width, depth, mlp_dim and num_heads of a variant."""
+  """Returns width, depth, mlp_dim and num_heads of a variant.
+
+  Raises:
+    UserError: the variant is unknown.
+  """
   if variant not in VARIANTS:
     raise UserError(
         f"Unknown model variant {variant!r}; known are {', '.join(VARIANTS)},"
@@ -37,23 +41,24 @@ def sizes(variant: str) -> dict[str, int]:
 
 
 class VIT(nn.Module):
-  """Patches, positions, blocks, a pooling head and perhaps a projection.
+  """Patches, positions, blocks, a pooling head and an optional projection.
 
   Attributes:
-    width: of the residual stream.
+    width: width of the residual stream.
     depth: number of blocks.
     mlp_dim: hidden width of the MLPs.
-    num_heads: attention heads, of the MAP head, too.
-    patch: side of a patch, pixels.
+    num_heads: number of attention heads, also of the MAP head.
+    patch: side of a patch, in pixels.
     pool_type: "map", "gap" (mean) or "tok" (class token).
-    posemb: "learn" or "sincos2d"; added before the class token.
-    ragged: ignore the pixels right of and below the last whole patch, as
-      So400m/14 at 384 pixels does; otherwise they are an error.
+    posemb: "learn" or "sincos2d"; positions are added before the class token.
+    ragged: ignore the pixels to the right of and below the last whole patch, as
+      So400m/14 does at 384 pixels; without it, such pixels are an error.
     out_dim: width of the projection, or None for none.
-    scan: stack the blocks and scan over them.
+    scan: stack the blocks' parameters and scan over the blocks.
     remat: see `layers.Encoder`.
-    dtype: of activations and matmuls.
-    attention: "auto", "xla" or "fused": see `layers`.
+    dtype: dtype of activations and matmuls.
+    attention: "auto", "xla" or "fused"; see
+      `layers.MultiHeadDotProductAttention`.
   """
 
   width: int
@@ -72,7 +77,7 @@ class VIT(nn.Module):
 
   @nn.compact
   def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
-    """Embeddings, not normalised, of images in [-1, 1]."""
+    """Returns embeddings of images in [-1, 1], not normalised."""
     _, h, w, _ = images.shape
     left_over = (h % self.patch or w % self.patch) and not self.ragged
     if left_over or min(h, w) < self.patch:
@@ -138,7 +143,13 @@ class VIT(nn.Module):
 
 
 def sincos2d(h: int, w: int, width: int) -> Float[Array, "1 L D"]:
-  """Fixed positions as in MoCo v3 (arXiv 2104.02057): sin, cos of x and y."""
+  """Returns fixed positions as in MoCo v3 (arXiv 2104.02057).
+
+  The quarters of the width are sin(x), cos(x), sin(y) and cos(y).
+
+  Raises:
+    UserError: the width is not divisible by 4.
+  """
   if width % 4:
     raise UserError(f"sincos2d needs a width divisible by 4; got {width}.")
   y, x = jnp.mgrid[:h, :w]

@@ -1,10 +1,12 @@
 """The released SigLIP and SigLIP 2 models by name.
 
-Sizes, tokenizers and file names are those of big_vision's demo notebooks, the
-tokenizers' places of its text operations. Two conventions of preprocessing are
-in use. big_vision lower-cases A to Z, ignores transparency and resizes without
-antialias; transformers lower-cases everything, strips punctuation for SigLIP 1,
-puts images on white and resizes with antialias. Both map bytes to [-1, 1].
+Sizes, tokenizers and file names come from big_vision's demo notebooks; the
+tokenizers' locations come from its text preprocessing.
+
+Two preprocessing conventions are in use. big_vision lower-cases A to Z, ignores
+transparency and resizes without antialiasing. transformers lower-cases all
+text, strips punctuation for SigLIP 1, puts images on white and resizes with
+antialiasing. Both map bytes to [-1, 1].
 """
 
 from collections.abc import Mapping
@@ -23,14 +25,14 @@ from siglip_jax.models.two_towers import TwoTowers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-  """One convention of preprocessing, and where it keeps its files.
+  """A preprocessing convention, and where its files are published.
 
   Attributes:
-    image: preprocessing string of images.
-    text: preprocessing string of texts; `model` in it names a tokenizer, not a
-      file: give the file as `tokenizer_path`.
-    weights: where the weights are published.
-    tokenizer: where the tokenizer is published.
+    image: preprocessing string for images.
+    text: preprocessing string for texts. Its `model` argument names a
+      tokenizer, not a file; pass the file as `tokenizer_path`.
+    weights: location of the published weights.
+    tokenizer: location of the published tokenizer.
   """
 
   image: str
@@ -44,14 +46,15 @@ class Variant:
   """A released model.
 
   Attributes:
-    name: as in `names`.
+    name: name of the model, as listed by `names`.
     model: keyword arguments of `TwoTowers`.
-    image_size: side of the images, pixels.
-    text_len: tokens of a text.
+    image_size: side of the images, in pixels.
+    text_len: number of tokens per text.
     tokenizer: "c4_en", "mc4" or "gemma".
-    tokenizer_sha256: of its file, where others of as many pieces are about.
-    big_vision: its original convention.
-    transformers: the convention of its conversion.
+    tokenizer_sha256: SHA-256 of the tokenizer file; None if its number of
+      pieces is enough to recognise it.
+    big_vision: convention of the original release.
+    transformers: convention of the conversion for transformers.
   """
 
   name: str
@@ -65,17 +68,17 @@ class Variant:
 
   @property
   def tokenizer_places(self) -> str:
-    """Where its tokenizer is published."""
+    """The locations where the tokenizer is published, as words."""
     return f"{self.big_vision.tokenizer}, and {self.transformers.tokenizer}"
 
   @functools.cached_property
   def num_params(self) -> int:
-    """Parameters of both towers, temperature and bias."""
+    """The number of parameters: both towers, temperature and bias."""
     return sum(math.prod(shape) for shape in self.shapes.values())
 
   @functools.cached_property
   def shapes(self) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every parameter, blocks stacked for a scan."""
+    """The shape of every parameter by name, blocks stacked for a scan."""
     side = self.image_size
     model = TwoTowers(**self.model, scan=True)
     params = model.shapes((side, side, 3), self.text_len)
@@ -84,31 +87,34 @@ class Variant:
   def check_tokenizer(
       self, path: os.PathLike | str, *, pieces: int, digest: str
   ) -> None:
-    """Raises UserError when a tokenizer is another model's.
+    """Checks that a tokenizer is this model's.
 
     Args:
-      path: of the file.
-      pieces: of the tokenizer.
-      digest: sha256 of the file.
+      path: path of the tokenizer file.
+      pieces: number of pieces of the tokenizer.
+      digest: SHA-256 of the file, in hexadecimal.
+
+    Raises:
+      UserError: the tokenizer is not this model's.
     """
     rows = self.model["text"]["vocab_size"]
-    wanted, found = f"of {rows} pieces", f"has {pieces}"
-    right = pieces >= rows and has_rows_for(rows, pieces)
-    if right and self.tokenizer_sha256:
-      wanted += f" and sha256 {self.tokenizer_sha256[:12]}..."
-      found = f"has sha256 {digest[:12]}..."
-      right = digest == self.tokenizer_sha256
-    if not right:
+    expected, actual = f"of {rows} pieces", f"has {pieces}"
+    matches = pieces >= rows and has_rows_for(rows, pieces)
+    if matches and self.tokenizer_sha256:
+      expected += f" and sha256 {self.tokenizer_sha256[:12]}..."
+      actual = f"has sha256 {digest[:12]}..."
+      matches = digest == self.tokenizer_sha256
+    if not matches:
       raise UserError(
-          f"{self.name} needs the tokenizer {self.tokenizer}, {wanted};"
-          f" {path} {found}. The right one is published as"
+          f"{self.name} needs the tokenizer {self.tokenizer}, {expected};"
+          f" {path} {actual}. The right one is published as"
           f" {self.tokenizer_places}."
       )
 
   def check(self, params: Mapping) -> None:
-    """Raises UserError when parameters are another model's; names which."""
-    found = _shapes(params)
-    if found == self.shapes:
+    """Raises UserError if parameters are another model's; names that model."""
+    actual = _shapes(params)
+    if actual == self.shapes:
       return
     other = identify(params)
     if other is not None:
@@ -118,20 +124,20 @@ class Variant:
       )
     raise UserError(
         f"These weights are not {self.name}'s, nor any released model's:"
-        f" {_difference(self.shapes, found)}."
+        f" {_difference(self.shapes, actual)}."
     )
 
 
 def names() -> list[str]:
-  """All released models."""
+  """Returns the names of all released models."""
   return list(_VARIANTS)
 
 
 def get(name: str) -> Variant:
-  """The model of that name.
+  """Returns the released model of this name.
 
   Raises:
-    UserError: there is none; says which it may have meant.
+    UserError: the model is unknown; the message may suggest a similar name.
   """
   if name not in _VARIANTS:
     close = difflib.get_close_matches(name, _VARIANTS, n=1, cutoff=0.5)
@@ -144,38 +150,40 @@ def get(name: str) -> Variant:
 
 
 def identify(params: Mapping) -> Variant | None:
-  """The released model that parameters have the names and shapes of."""
-  found = _shapes(params)
+  """Returns the released model with these names and shapes, or None."""
+  actual = _shapes(params)
   for variant in _VARIANTS.values():
-    # Tracing a model takes a moment; most differ in what the table says.
-    if found.get("txt/pos_embedding", ())[1:2] != (variant.text_len,):
+    # `variant.shapes` traces the model, which is slow; compare sizes from the
+    # table first, as they rule out most variants.
+    if actual.get("txt/pos_embedding", ())[1:2] != (variant.text_len,):
       continue
     rows = variant.model["text"]["vocab_size"]
     patch = int(variant.model["image"]["variant"].partition("/")[2])
     tokens = (variant.image_size // patch) ** 2
     if (
-        found.get("txt/Embed_0/embedding", ())[:1] == (rows,)
-        and found.get("img/embedding/kernel", ())[:1] == (patch,)
-        and found.get("img/pos_embedding", ())[1:2] == (tokens,)
-        and found == variant.shapes
+        actual.get("txt/Embed_0/embedding", ())[:1] == (rows,)
+        and actual.get("img/embedding/kernel", ())[:1] == (patch,)
+        and actual.get("img/pos_embedding", ())[1:2] == (tokens,)
+        and actual == variant.shapes
     ):
       return variant
   return None
 
 
 def has_rows_for(rows: int, pieces: int) -> bool:
-  """Whether each piece that a text may have has its row of the embedding.
+  """Whether the embedding has a row for every piece that can occur in a text.
 
   Args:
-    rows: of the embedding.
-    pieces: of the tokenizer, of which some may be in no text.
+    rows: number of rows of the embedding.
+    pieces: number of pieces of the tokenizer, including pieces that occur in no
+      text.
   """
-  return pieces <= rows + _IN_NO_TEXT.get(rows, 0)
+  return pieces <= rows + _EXTRA_PIECES.get(rows, 0)
 
 
 def _shapes(params: Mapping) -> dict[str, tuple[int, ...]]:
-  """As `Variant.shapes`, of either layout."""
-  found: dict[str, tuple[int, ...]] = {}
+  """Returns shapes as `Variant.shapes` does, for stacked or unrolled blocks."""
+  shapes: dict[str, tuple[int, ...]] = {}
   depths: dict[str, int] = {}
   for name, x in tree.flatten(params).items():
     shape = tuple(x.shape)
@@ -184,13 +192,13 @@ def _shapes(params: Mapping) -> dict[str, tuple[int, ...]]:
       name = f"{before}/encoderblock/{after.partition('/')[2]}"
       depths[name] = depths.get(name, 0) + 1
       shape = (depths[name], *shape)
-    found[name] = shape
-  return found
+    shapes[name] = shape
+  return shapes
 
 
-def _difference(wanted: Mapping, found: Mapping) -> str:
-  for name in sorted(wanted.keys() | found.keys()):
-    a, b = wanted.get(name), found.get(name)
+def _difference(expected: Mapping, actual: Mapping) -> str:
+  for name in sorted(expected.keys() | actual.keys()):
+    a, b = expected.get(name), actual.get(name)
     if a != b:
       return f"{name} should be {a or 'absent'}, got {b or 'none'}"
   return "they agree"
@@ -209,8 +217,9 @@ _SIGLIP2_TEXT = (
     "lower('characters')|tokenize(max_len={len}, model='{tokenizer}',"
     " eos='sticky', pad_value={pad})"
 )
-# Rows of the embedding, id of the padding, where big_vision finds the file. T5,
-# Llama and others have 32,000 pieces, too, so there a digest tells them apart.
+# Tokenizer -> (embedding rows, padding id, big_vision's location of the file,
+# SHA-256). T5, Llama and others also have 32,000 pieces, so for that size only
+# the SHA-256 tells the tokenizers apart.
 _TOKENIZERS = {
     "c4_en": (
         32_000,
@@ -226,9 +235,9 @@ _TOKENIZERS = {
     ),
     "gemma": (256_000, 0, "gs://big_vision/gemma_tokenizer.model", None),
 }
-# Rows -> how many pieces more a file may have: mC4's has a hundred sentinels,
-# and a tokenizer.json as many special tokens as someone gave names to.
-_IN_NO_TEXT = {250_000: 100, 256_000: 100}
+# Embedding rows -> number of extra pieces a tokenizer file may list that occur
+# in no text: mC4's 100 sentinels, or named special tokens in a tokenizer.json.
+_EXTRA_PIECES = {250_000: 100, 256_000: 100}
 
 
 def _variant(
@@ -241,25 +250,25 @@ def _variant(
     tokenizer: str,
     text_len: int = 64,
 ) -> Variant:
-  """A row of the table below."""
+  """Returns one row of the table below."""
   kind, _, patch = sizes.partition("/")
   width = vit.sizes(kind)["width"]
-  vocab_size, pad, place, digest = _TOKENIZERS[tokenizer]
+  vocab_size, pad, location, digest = _TOKENIZERS[tokenizer]
   image: dict[str, Any] = dict(variant=sizes)
   if image_size % int(patch):
     image["ragged"] = True
-  second = tokenizer == "gemma"
-  words = {"len": text_len, "tokenizer": tokenizer, "pad": pad}
-  text = _SIGLIP2_TEXT if second else _SIGLIP_TEXT
-  file = "tokenizer.json" if second else "spiece.model"
-  # Of the conversions, only SigLIP 2's keep to bilinear, as in training.
-  method = "method='bilinear'" if second else "method='bicubic'"
+  siglip2 = tokenizer == "gemma"
+  fields = {"len": text_len, "tokenizer": tokenizer, "pad": pad}
+  text = _SIGLIP2_TEXT if siglip2 else _SIGLIP_TEXT
+  file = "tokenizer.json" if siglip2 else "spiece.model"
+  # SigLIP 2's conversions resize bilinearly, as in training; SigLIP's do not.
+  method = "method='bilinear'" if siglip2 else "method='bicubic'"
   return Variant(
       name=name,
       model=dict(
           image=image,
           text=dict(
-              # The largest image tower is paired with a smaller text tower.
+              # g-opt, the largest image tower, has a So400m text tower.
               variant="So400m" if kind == "g-opt" else kind,
               vocab_size=vocab_size,
           ),
@@ -276,13 +285,13 @@ def _variant(
               size=image_size,
               method="antialias=False",
           ),
-          text=_BIG_VISION_TEXT.format(**words),
+          text=_BIG_VISION_TEXT.format(**fields),
           weights=f"gs://big_vision/{weights}.npz",
-          tokenizer=place,
+          tokenizer=location,
       ),
       transformers=Recipe(
           image=_IMAGE.format(decode="decode", size=image_size, method=method),
-          text=text.format(**words),
+          text=text.format(**fields),
           weights=f"google/{repository} on the Hugging Face Hub",
           tokenizer=f"{file} of google/{repository} on the Hugging Face Hub",
       ),
@@ -290,7 +299,7 @@ def _variant(
 
 
 def _siglip(sizes: str, image_size: int, file: str, **kwargs) -> Variant:
-  """A model of the first generation, English."""
+  """Returns an English SigLIP model."""
   return _variant(
       f"siglip-{_short(sizes)}-{image_size}",
       sizes,
@@ -303,7 +312,7 @@ def _siglip(sizes: str, image_size: int, file: str, **kwargs) -> Variant:
 
 
 def _siglip2(sizes: str, image_size: int) -> Variant:
-  """A model of the second generation."""
+  """Returns a SigLIP 2 model."""
   return _variant(
       f"siglip2-{_short(sizes)}-{image_size}",
       sizes,

@@ -1,1 +1,1 @@
-"""Runs of several processes: joining, messages, watching, pre-emption."""
+"""Multi-process runs: joining, messages, the watchdog and pre-emption."""

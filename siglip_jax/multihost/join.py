@@ -1,7 +1,8 @@
-"""Joining the other processes of a run, where there are any.
+"""Joins the processes of a multi-process run.
 
-On the hosts of a TPU slice they are found by themselves; on clusters of CPUs
-and GPUs three flags name them. A run on one host has nothing to join.
+The hosts of a TPU slice find each other. On CPU and GPU clusters three flags
+say where process 0 is, how many processes there are and which one this is. A
+run on one host has nothing to join.
 """
 
 from collections.abc import Callable
@@ -25,54 +26,63 @@ from siglip_jax.multihost import roll_call
 from siglip_jax.multihost.messages import Peers
 
 _PORT = 8476
-# What XLA says of its collectives, whose errors have one type for all.
+# Network failures in XLA's collectives. All their errors share one exception
+# type, so only the message tells.
 _NETWORK = re.compile(
     "DEADLINE_EXCEEDED|UNAVAILABLE|ABORTED|timed out"
     "|[Cc]onnection (closed|reset|refused)"
 )
-_LINGER = 3.0  # seconds in which the others read why process 0 ends
+_LINGER = 3.0  # seconds for the others to read why process 0 ended
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-  """Where this process stands among the others."""
+  """The processes of a run, and which of them this one is."""
 
-  coordinator: str  # host:port, of process 0
+  coordinator: str  # host:port of process 0
   num_processes: int
-  process_id: int
-  seconds: float  # limit for all to come
+  process_id: int  # this process's index
+  seconds: float  # time limit for all processes to join
 
 
 def define_flags() -> None:
-  """Defines --coordinator and its like."""
+  """Defines --coordinator and the other flags for joining."""
   flags.DEFINE_string(
       "coordinator",
       None,
-      "host:port of process 0, on CPU and GPU clusters; TPU hosts find theirs.",
+      "host:port of process 0 on a CPU or GPU cluster; not needed on TPUs.",
   )
-  flags.DEFINE_integer("num_processes", None, "With --coordinator.")
-  flags.DEFINE_integer("process_id", None, "With --coordinator.")
+  flags.DEFINE_integer(
+      "num_processes", None, "Number of processes; goes with --coordinator."
+  )
+  flags.DEFINE_integer(
+      "process_id", None, "Index of this process; goes with --coordinator."
+  )
   flags.DEFINE_float(
-      "join_seconds", 300, "How long to wait for the other processes."
+      "join_seconds", 300, "Seconds to wait for the other processes to join."
   )
 
 
 def cluster() -> Cluster | None:
-  """Returns the cluster that the flags or the TPU slice name, if any."""
+  """Returns the cluster given by the flags or the TPU slice, if any."""
   values = flags.FLAGS
-  named = (values.coordinator, values.num_processes, values.process_id)
-  if named == (None, None, None):
+  place = (values.coordinator, values.num_processes, values.process_id)
+  if place == (None, None, None):
     return tpu_slice(values.join_seconds)
-  return _named(*named, values.join_seconds)
+  return _from_flags(*place, values.join_seconds)
 
 
 def run_all(cluster: Cluster | None, main: Callable[[], int]) -> int:
-  """Runs `main` with all processes of the cluster, or alone if it is None.
+  """Runs `main` as one process of the cluster, or alone if there is none.
 
-  One process that fails ends the others with the same status.
+  If one process fails, the others end with the same status.
+
+  Args:
+    cluster: the processes to join; None runs `main` alone.
+    main: returns its exit status.
 
   Returns:
-    The status of `main`, or TRY_AGAIN if the process died of a signal.
+    The status of `main`, or TRY_AGAIN if a signal killed the process.
   """
   if cluster is None:
     return main()
@@ -80,18 +90,25 @@ def run_all(cluster: Cluster | None, main: Callable[[], int]) -> int:
 
 
 def tpu_slice(seconds: float) -> Cluster | None:
-  """The workers of a TPU slice of several hosts, if this is one of them.
+  """Returns the workers of this TPU slice; None unless it has several hosts.
 
-  GKE says it in the environment, Compute Engine on its metadata server.
+  GKE lists the workers in the environment, Compute Engine on its metadata
+  server.
+
+  Args:
+    seconds: time limit for all workers to join.
+
+  Raises:
+    TryAgain: the metadata server does not answer.
   """
   cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
-  # JAX skips the metadata server where there is no TPU.
+  # JAX sets this variable on machines without a TPU.
   if os.environ.get("TPU_SKIP_MDS_QUERY") or cpu:
     return None
   hosts = os.environ.get("TPU_WORKER_HOSTNAMES") or _metadata(
       "worker-network-endpoints"
   )
-  # Compute Engine gives names, or triples of which the last is an address.
+  # Compute Engine gives names, or colon-separated triples ending in an address.
   hosts = [h.split(":")[-1].strip() for h in hosts.split(",")]
   if len(hosts) < 2:
     return None
@@ -104,7 +121,7 @@ def tpu_slice(seconds: float) -> Cluster | None:
   )
 
 
-def _named(coordinator, count, index, seconds: float) -> Cluster:
+def _from_flags(coordinator, count, index, seconds: float) -> Cluster:
   host, _, port = (coordinator or "").rpartition(":")
   if None in (count, index) or not host or not port.isdigit():
     raise UserError(
@@ -134,7 +151,7 @@ def _metadata(key: str) -> str:
     with urllib.request.urlopen(request, timeout=10) as answer:
       return answer.read().decode()
   except urllib.error.HTTPError:
-    return ""  # No worker of a slice.
+    return ""  # This machine is not a worker of a slice.
   except OSError as e:
     raise TryAgain(
         f"The metadata server {host}, which knows the workers of this TPU"
@@ -168,7 +185,7 @@ def _joined(cluster: Cluster, main: Callable[[], int]) -> int:
 
 
 def _leave(e: BaseException) -> None:
-  """Ends this process, so that the others end as well, and know why."""
+  """Ends this process and tells the others why, so that they end too."""
   if isinstance(e, jax.errors.JaxRuntimeError) and _NETWORK.search(str(e)):
     traceback.print_exc()
     first = str(e).strip().splitlines()[0][:300]
@@ -186,5 +203,5 @@ def _leave(e: BaseException) -> None:
   sys.stderr.flush()
   if peers.index == 0:
     time.sleep(_LINGER)
-  # A regular exit would wait for the others to do the same.
+  # A regular exit would wait until the other processes exit too.
   os._exit(status)

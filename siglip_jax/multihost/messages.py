@@ -1,9 +1,9 @@
-"""The processes of a run, speaking to each other without a device.
+"""Messages between the processes of a run, without using a device.
 
-They speak through the key-value store of JAX's coordination service, which
-process 0 runs. JAX's public collectives compile a program and wait for ever;
-this compiles nothing and every wait has a limit. The store is not part of
-JAX's public interface, so this file alone touches it.
+Messages go through the key-value store of JAX's coordination service, which
+process 0 runs. JAX's public collectives compile a program and wait forever;
+this module compiles nothing, and every wait has a time limit. The store is not
+part of JAX's public interface, so no other file touches it.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,17 @@ from jax._src import distributed
 from siglip_jax.errors import TRY_AGAIN
 from siglip_jax.errors import TryAgain
 
-_TICK = 0.05  # seconds between two looks at the store
+_TICK = 0.05  # seconds between two reads of the store
 
 
 class Peers:
-  """All processes of this run; a run of one speaks to nobody.
+  """The processes of this run, and the messages between them.
+
+  A run with a single process keeps its messages to itself.
 
   Attributes:
-    index: of this process.
-    count: of all.
+    index: this process's index.
+    count: number of processes.
   """
 
   def __init__(self):
@@ -36,7 +38,11 @@ class Peers:
     self._alone: dict[str, str] = {}
 
   def tell(self, topic: str, value: Any) -> None:
-    """Leaves this process's word, a JSON value, in place of an earlier one.
+    """Publishes this process's value on a topic, replacing its earlier one.
+
+    Args:
+      topic: name of the topic.
+      value: a JSON value.
 
     Raises:
       TryAgain: process 0 does not answer.
@@ -51,7 +57,9 @@ class Peers:
       raise _lost(e) from None
 
   def hear(self, topic: str) -> dict[int, Any]:
-    """What each process said last, by process; silent ones are missing.
+    """Returns the latest value of each process on a topic, by index.
+
+    Processes that have published nothing are missing.
 
     Raises:
       TryAgain: process 0 does not answer.
@@ -60,48 +68,61 @@ class Peers:
       text = self._alone.get(topic)
       return {} if text is None else {0: json.loads(text)}
     try:
-      found = self._client.key_value_dir_get(f"siglip/{topic}/")
+      items = self._client.key_value_dir_get(f"siglip/{topic}/")
     except jax.errors.JaxRuntimeError as e:
       raise _lost(e) from None
-    return {int(k.rpartition("/")[2]): json.loads(v) for k, v in found}
+    return {int(k.rpartition("/")[2]): json.loads(v) for k, v in items}
 
   def gather(self, topic: str, value: Any, *, seconds: float) -> list[Any]:
-    """Every process's word on a topic of which each speaks once.
+    """Publishes a value and returns the values of all processes, by index.
+
+    Use a topic once only: a second call could return values of the first.
+
+    Args:
+      topic: name of the topic.
+      value: this process's value, a JSON value.
+      seconds: time limit.
 
     Raises:
-      TryAgain: some said nothing within the limit; they are named.
+      TryAgain: some processes published nothing within the time limit; the
+        message names them.
     """
     self.tell(topic, value)
     end = time.monotonic() + seconds
-    while len(found := self.hear(topic)) < self.count:
+    while len(values := self.hear(topic)) < self.count:
       if time.monotonic() > end:
         raise TryAgain(
-            f"{named(set(range(self.count)) - found.keys())} of"
+            f"{named(set(range(self.count)) - values.keys())} of"
             f" {self.count} gave no sign of {topic!r} within {seconds:g} s."
             " Look at the log there, then start the same command again."
         )
       time.sleep(_TICK)
-    return [found[i] for i in range(self.count)]
+    return [values[i] for i in range(self.count)]
 
   def tell_end(self, status: int, message: str) -> None:
-    """Says that this process ends early, and why; the others end with it."""
+    """Announces that this process ends early and why; the others then end too.
+
+    Args:
+      status: this process's exit status.
+      message: the reason.
+    """
     try:
       self.tell("end", [status, message])
     except TryAgain:
-      pass  # Nobody is left to hear it.
+      pass  # Process 0 is gone, so no process can read the message.
 
   def heard_end(self) -> tuple[int, str] | None:
-    """Status and reason of another process's early end, if there is one.
+    """Returns the status and reason of another process's early end, or None.
 
-    Of several ends the one that a restart cannot mend is told.
+    If several processes ended, prefers a failure that restarting cannot fix.
     """
-    found = {i: e for i, e in self.hear("end").items() if i != self.index}
-    ends = [(s, f"Worker {i}: {m}") for i, (s, m) in sorted(found.items())]
+    others = {i: e for i, e in self.hear("end").items() if i != self.index}
+    ends = [(s, f"Worker {i}: {m}") for i, (s, m) in sorted(others.items())]
     return min(ends, key=lambda e: e[0] == TRY_AGAIN, default=None)
 
 
 def named(workers: Sequence[int] | set[int]) -> str:
-  """Names of workers, to begin a sentence with."""
+  """Returns "Worker 3" or "Workers 1, 3", for the start of a sentence."""
   plural = "s" if len(workers) > 1 else ""
   return f"Worker{plural} {', '.join(map(str, sorted(workers)))}"
 

@@ -1,7 +1,7 @@
-"""A parent that waits: a process that dies of a signal may be started again.
+"""A parent process that turns a child's death by a signal into TRY_AGAIN.
 
-JAX ends a process by SIGABRT when the one that coordinates all is gone, so no
-handler of its own could choose the status. The parent does.
+When the coordinating process is gone, JAX ends the others with SIGABRT, so no
+handler in such a process can choose its exit status. The parent chooses it.
 """
 
 from collections.abc import Callable
@@ -12,17 +12,17 @@ import sys
 
 from siglip_jax.errors import TRY_AGAIN
 
-_PR_SET_PDEATHSIG = 1  # of Linux's prctl
+_PR_SET_PDEATHSIG = 1  # an option of Linux's prctl
 
 
 def watch(main: Callable[[], int]) -> int:
-  """Runs `main` in a child, and returns its status in the parent.
+  """Runs `main` in a child process, and returns its status in the parent.
 
-  Call it before any device is used. SIGTERM and SIGINT are handed on; the
-  child does not survive its parent (on Linux).
+  Call it before any device is used. The parent forwards SIGTERM and SIGINT to
+  the child. On Linux the child dies with its parent.
 
   Returns:
-    What `main` returned; TRY_AGAIN if the child died of a signal.
+    The status that `main` returned; TRY_AGAIN if a signal killed the child.
   """
   sys.stdout.flush()
   sys.stderr.flush()

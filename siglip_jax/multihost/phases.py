@@ -1,4 +1,4 @@
-"""What a run is doing, since when, and how long each kind of work took."""
+"""Phases of a run: the current one, and the time spent in each."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ import time
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """One piece of work under way."""
+  """A phase under way."""
 
   name: str
   step: int
-  since: float  # on the clock
+  since: float  # start time in seconds, on the clock of `Phases`
 
 
 class Phases:
-  """Times phases that follow each other; another thread may look on.
+  """Times consecutive phases; other threads may read the current one.
 
   Args:
-    name: of the phase that is under way from the beginning.
-    clock: seconds.
+    name: name of the first phase, which starts at once.
+    clock: returns the time in seconds.
   """
 
   def __init__(
@@ -32,7 +32,7 @@ class Phases:
 
   @contextlib.contextmanager
   def __call__(self, name: str, step: int) -> Iterator[None]:
-    """The body of the `with` is phase `name` of a step."""
+    """Runs the body of the `with` as phase `name` of a step."""
     self.current = Phase(name, step, self._clock())
     try:
       yield
@@ -42,10 +42,10 @@ class Phases:
       self.current = Phase("between", step, self._clock())
 
   def age(self, phase: Phase) -> float:
-    """Seconds since a phase began."""
+    """Returns the seconds since a phase began."""
     return self._clock() - phase.since
 
   def take(self) -> dict[str, float]:
-    """Seconds of each phase since the last call, by name."""
+    """Returns the seconds spent in each phase since the last call, by name."""
     taken, self._seconds = self._seconds, {}
     return taken

@@ -1,4 +1,4 @@
-"""SIGTERM, or a notice of the platform: save now, all at the same step."""
+"""Pre-emption: after SIGTERM or a platform notice, all save at one step."""
 
 import signal
 
@@ -8,11 +8,12 @@ from siglip_jax.multihost.messages import Peers
 
 
 class Preemption:
-  """Whether the run shall stop; made once, before the first step.
+  """Tells whether to save and stop; create it once, before the first step.
 
-  Alone, a process listens for SIGTERM itself. Among several, JAX does, and
-  agrees in the background on a step that none has passed yet: asking costs a
-  microsecond, where a collective a step would wait for the slowest.
+  In a run with one process, this class listens for SIGTERM itself. With
+  several, JAX listens, and it agrees in the background on a step that no
+  process has passed yet. Asking costs a microsecond; a collective in every
+  step would wait for the slowest process.
 
   Args:
     peers: all processes.
@@ -24,7 +25,7 @@ class Preemption:
       signal.signal(signal.SIGTERM, self._catch)
 
   def reached(self, step: int) -> bool:
-    """Whether to save and stop at this step; ask at every step."""
+    """Whether to save and stop at this step; call it at every step."""
     if self._alone:
       return self._caught
     return multihost_utils.reached_preemption_sync_point(step)

@@ -1,7 +1,7 @@
-"""Are all processes there? Asked over plain TCP, before JAX is.
+"""Checks over plain TCP that all processes are there, before JAX starts.
 
-JAX's own joining ends in SIGABRT and names nobody when one process is missing.
-This uses the same port, so a closed port is found as well.
+When a process is missing, JAX's own joining ends in SIGABRT and names no
+process. This check uses the same port, so it also detects a closed port.
 """
 
 import contextlib
@@ -20,20 +20,20 @@ def call(coordinator: str, *, count: int, index: int, seconds: float) -> None:
 
   Args:
     coordinator: host:port of process 0.
-    count: of processes.
-    index: of this one.
-    seconds: limit.
+    count: number of processes.
+    index: this process's index.
+    seconds: time limit.
 
   Raises:
-    TryAgain: some process did not come, or process 0 cannot be reached.
-    UserError: two processes have one index.
+    TryAgain: some process did not call, or process 0 cannot be reached.
+    UserError: two processes have the same index.
   """
   host, _, port = coordinator.rpartition(":")
   end = time.monotonic() + seconds
   if index == 0:
     missing = _count_all(int(port), count, end)
   else:
-    missing = _answer(host, int(port), index, end, seconds)
+    missing = _call_first(host, int(port), index, end, seconds)
   if missing:
     raise TryAgain(
         f"{named(missing)} of {count} did not come to {coordinator} within"
@@ -43,28 +43,28 @@ def call(coordinator: str, *, count: int, index: int, seconds: float) -> None:
 
 
 def _count_all(port: int, count: int, end: float) -> set[int]:
-  """Process 0: hears all others, tells them who is missing."""
-  came: dict[int, socket.socket] = {}
+  """Takes the others' calls on process 0, and tells them who is missing."""
+  connections: dict[int, socket.socket] = {}
   with contextlib.ExitStack() as stack:
     server = stack.enter_context(_listen(port, end))
-    while len(came) < count - 1 and (left := end - time.monotonic()) > 0:
+    while len(connections) < count - 1 and (left := end - time.monotonic()) > 0:
       server.settimeout(left)
       try:
         connection = stack.enter_context(server.accept()[0])
         connection.settimeout(left)
-        said = connection.makefile().readline().split()
+        words = connection.makefile().readline().split()
       except OSError:
         continue
-      if len(said) != 2 or said[0] != "siglip":
-        continue  # Not one of ours.
-      who = int(said[1])
-      if who in came:
+      if len(words) != 2 or words[0] != "siglip":
+        continue  # Another program called.
+      caller = int(words[1])
+      if caller in connections:
         raise UserError(
-            f"Each process has its own --process_id; two came as {who}."
+            f"Each process has its own --process_id; two came as {caller}."
         )
-      came[who] = connection
-    missing = set(range(1, count)) - came.keys()
-    for connection in came.values():
+      connections[caller] = connection
+    missing = set(range(1, count)) - connections.keys()
+    for connection in connections.values():
       with contextlib.suppress(OSError):
         connection.sendall(f"missing {sorted(missing)}\n".encode())
   return missing
@@ -74,7 +74,7 @@ def _listen(port: int, end: float) -> socket.socket:
   while True:
     try:
       return socket.create_server(("", port))
-    except OSError as e:  # An earlier run may be about to leave it.
+    except OSError as e:  # An earlier run may be about to release the port.
       if time.monotonic() > end:
         raise TryAgain(
             f"Port {port} of worker 0 is taken: {e.strerror}."
@@ -82,20 +82,20 @@ def _listen(port: int, end: float) -> socket.socket:
       time.sleep(_RETRY)
 
 
-def _answer(
+def _call_first(
     host: str, port: int, index: int, end: float, seconds: float
 ) -> set[int]:
-  """The others: call process 0 until it tells who is missing."""
+  """Calls process 0 from another process until it tells who is missing."""
   reason = "no answer"
   while (left := end - time.monotonic()) > 0:
     try:
       with socket.create_connection((host, port), timeout=left) as connection:
         connection.sendall(f"siglip {index}\n".encode())
-        # Process 0 may be a little later to give up.
+        # Process 0 may give up a little later than this process.
         connection.settimeout(left + 5)
-        said = connection.makefile().readline()
-      if said.startswith("missing ["):
-        inside = said.removeprefix("missing [").strip().rstrip("]")
+        reply = connection.makefile().readline()
+      if reply.startswith("missing ["):
+        inside = reply.removeprefix("missing [").strip().rstrip("]")
         return {int(i) for i in inside.split(",") if i.strip()}
     except OSError as e:
       reason = e.strerror or str(e)

@@ -1,8 +1,8 @@
 """Ends a run that hangs, with every process's stacks and the late one's name.
 
-A thread of each process tells the others what its process is doing, and looks
-at what they tell. It ends the process when a phase takes longer than its limit,
-when another process falls silent, or when another one ends.
+In each process a thread reports to the other processes what its own is doing,
+and reads their reports. It ends the process when a phase takes longer than its
+limit, when another process falls silent, or when another process ends.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from siglip_jax.multihost.phases import Phases
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-  """Seconds that each phase may take; config.watchdog changes some."""
+  """Time limits of the phases, in seconds; config.watchdog overrides them."""
 
   start_seconds: float = 3600.0  # restoring or initialising, and compiling
   first_step_seconds: float = 3600.0  # compiling
@@ -30,20 +30,20 @@ class Limits:
   data_seconds: float = 600.0  # waiting for a batch
   eval_seconds: float = 7200.0
   save_seconds: float = 1800.0
-  peer_seconds: float = 60.0  # in which a process must give a sign of life
+  peer_seconds: float = 60.0  # longest silence of a process
 
   def of(self, phase: str) -> float:
-    """The limit of a phase; there is none for what is not named above."""
+    """Returns the limit of a phase; infinite for a phase not named above."""
     return getattr(self, f"{phase}_seconds", float("inf"))
 
 
 class Watchdog:
-  """Watches within a `with`.
+  """Watches the run inside a `with` block.
 
   Args:
-    phases: of this process.
+    phases: this process's phases.
     peers: all processes.
-    **limits: as Limits.
+    **limits: fields of `Limits` that differ from the defaults.
   """
 
   def __init__(self, phases: Phases, peers: Peers, **limits: float):
@@ -52,7 +52,7 @@ class Watchdog:
     shortest = min(dataclasses.asdict(self._limits).values())
     self._tick = min(max(shortest / 10, 0.1), 2.0)
     self._stop = threading.Event()
-    self._heard: dict[int, _Word] = {}
+    self._reports: dict[int, _Report] = {}
     self._thread = threading.Thread(
         target=self._watch, name="watchdog", daemon=True
     )
@@ -63,18 +63,21 @@ class Watchdog:
     return self
 
   def __exit__(self, kind, e: BaseException | None, trace):
-    """Stops, and lets the others know that this silence is no fault."""
+    """Stops, and tells the others that this silence is not a failure."""
     if self._peers.count > 1 and isinstance(e, Exception):
-      self._blame(e)
+      self._await_cause(e)
     self._stop.set()
     self._thread.join()
     try:
       self._peers.tell("alive", {"phase": "done"})
     except TryAgain:
-      pass  # Process 0 is done and gone.
+      pass  # Process 0 has finished and exited.
 
-  def _blame(self, e: Exception) -> None:
-    """Waits until it is known whether `e` is but another process's end."""
+  def _await_cause(self, e: Exception) -> None:
+    """Waits long enough to learn whether another process's end caused `e`.
+
+    If it did, the watching thread meanwhile ends this process.
+    """
     if isinstance(e, UserError | TryAgain):
       return
     first = (str(e).strip().splitlines() or [""])[0]
@@ -92,36 +95,36 @@ class Watchdog:
     while not self._stop.wait(self._tick):
       count += 1
       try:
-        self._say(count)
-        self._listen()
-        found = self._peers.heard_end()
+        self._publish(count)
+        self._collect()
+        end = self._peers.heard_end()
       except TryAgain as e:
         self._end(TRY_AGAIN, str(e))
       else:
-        if found:
-          self._end(*found)
-        elif trouble := self._trouble():
+        if end:
+          self._end(*end)
+        elif trouble := self._diagnose():
           self._peers.tell_end(TRY_AGAIN, trouble)
           self._end(TRY_AGAIN, trouble)
 
-  def _say(self, count: int) -> None:
+  def _publish(self, count: int) -> None:
     now = self._phases.current
-    said = {"phase": now.name, "step": now.step, "count": count}
-    self._peers.tell("alive", said | {"seconds": self._phases.age(now)})
+    values = {"phase": now.name, "step": now.step, "count": count}
+    self._peers.tell("alive", values | {"seconds": self._phases.age(now)})
 
-  def _listen(self) -> None:
-    """Words are dated by this process's clock, when they change."""
-    for i, said in self._peers.hear("alive").items():
-      if i not in self._heard or self._heard[i].said != said:
-        self._heard[i] = _Word(said, time.monotonic())
+  def _collect(self) -> None:
+    """Reads all reports; a changed one is dated by this process's clock."""
+    for i, values in self._peers.hear("alive").items():
+      if i not in self._reports or self._reports[i].values != values:
+        self._reports[i] = _Report(values, time.monotonic())
 
-  def _trouble(self) -> str | None:
+  def _diagnose(self) -> str | None:
     now = self._phases.current
     limit = self._limits.of(now.name)
     silent = {
         i
-        for i, word in self._heard.items()
-        if word.age() > self._limits.peer_seconds and not word.done()
+        for i, report in self._reports.items()
+        if report.age() > self._limits.peer_seconds and not report.done()
     }
     if silent:
       return (
@@ -130,52 +133,62 @@ class Watchdog:
       )
     if self._phases.age(now) <= limit:
       return None
-    late = self._late()
+    late = self._late_processes()
     at_fault = f" {named(late)} hung." if late else ""
     return (
         f"The {now.name.replace('_', ' ')} phase of step {now.step} took longer"
         f" than config.watchdog.{now.name}_seconds = {limit:g}.{at_fault}"
     )
 
-  def _late(self) -> set[int]:
-    """Those at the least step; among equals, those that wait for data."""
-    at = {i: w.said for i, w in self._heard.items() if not w.done()}
-    if len(at) < 2:
+  def _late_processes(self) -> set[int]:
+    """Returns the processes at the lowest step.
+
+    If some of them wait for data, returns only those. If all processes would
+    count as late, returns none.
+    """
+    active = {i: r.values for i, r in self._reports.items() if not r.done()}
+    if len(active) < 2:
       return set()
-    least = min(said["step"] for said in at.values())
-    late = {i for i, said in at.items() if said["step"] == least}
-    waiting = {i for i in late if at[i]["phase"] == "data"}
+    lowest = min(values["step"] for values in active.values())
+    late = {i for i, values in active.items() if values["step"] == lowest}
+    waiting = {i for i in late if active[i]["phase"] == "data"}
     late = waiting or late
-    return late if len(late) < len(at) else set()
+    return late if len(late) < len(active) else set()
 
   def _end(self, status: int, reason: str) -> None:
-    """Prints what each process did, this one's stacks if it hung, and ends."""
+    """Prints the reason, all reports and this process's stacks; then exits.
+
+    Args:
+      status: exit status; the stacks are printed only if it is TRY_AGAIN.
+      reason: why the run ends.
+    """
     print(f"error: {reason}", *self._table(), sep="\n", file=sys.stderr)
     sys.stderr.flush()
     if status == TRY_AGAIN:
       faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
     if self._peers.index == 0 and self._peers.count > 1:
-      time.sleep(3 * self._tick)  # Process 0 takes the others' words with it.
+      # The messages end with process 0, so let the others read them first.
+      time.sleep(3 * self._tick)
     os._exit(status)
 
   def _table(self) -> list[str]:
     return [
-        f"  worker {i}: {word.said['phase']} of step {word.said['step']} for"
-        f" {word.said['seconds']:.1f} s, heard {word.age():.1f} s ago"
-        for i, word in sorted(self._heard.items())
-        if not word.done()
+        f"  worker {i}: {r.values['phase']} of step {r.values['step']} for"
+        f" {r.values['seconds']:.1f} s, heard {r.age():.1f} s ago"
+        for i, r in sorted(self._reports.items())
+        if not r.done()
     ]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Word:
-  """What a process said, and when this one heard it."""
+class _Report:
+  """A process's last report, and when this process received it."""
 
-  said: dict
-  heard: float
+  values: dict
+  received: float
 
   def age(self) -> float:
-    return time.monotonic() - self.heard
+    return time.monotonic() - self.received
 
   def done(self) -> bool:
-    return self.said["phase"] == "done"
+    return self.values["phase"] == "done"

@@ -1,1 +1,1 @@
-"""Plans of a run on any TPU slice, made without a TPU."""
+"""Plans of runs on TPU slices: memory and step time, computed without a TPU."""

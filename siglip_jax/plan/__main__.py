@@ -1,10 +1,10 @@
-"""Plans a run on a TPU slice, with no TPU.
+"""Plans a run on a TPU slice, without a TPU.
 
   python -m siglip_jax.plan --config=configs/b16_4k.py --topology=v4:2x2x1
 
-compiles the run's own train step with the TPU compiler (`pip install -e
-'.[plan]'`) and prints what it needs. `--search` looks for the fastest settings
-that fit, `--json` prints one object for machines.
+compiles the run's train step with the TPU compiler (`pip install -e '.[plan]'`)
+and prints the memory and time that it needs. `--search` searches for the
+fastest settings that fit; `--json` prints one JSON object.
 """
 
 from collections.abc import Callable
@@ -41,16 +41,17 @@ def define_flags() -> None:
   flags.DEFINE_string(
       "topology",
       "v4:2x2x1",
-      f"The slice: {', '.join(chips.plannable())}, and its shape.",
+      "The TPU slice: a generation"
+      f" ({', '.join(chips.plannable())}) and a shape in chips.",
   )
-  flags.DEFINE_bool("json", False, "Print one JSON object.")
+  flags.DEFINE_bool("json", False, "Print the plan as one JSON object.")
   flags.DEFINE_bool(
       "search", False, "Find the fastest microbatch, remat and fsdp that fit."
   )
 
 
 def main(argv: Sequence[str]) -> int:
-  """Plans; the status is 0 if the run fits and 1 if it does not."""
+  """Prints a plan; returns exit status 0 if the run fits, 1 if it does not."""
   del argv
   logging.set_verbosity(logging.WARNING)
   config = cli.config()
@@ -69,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
   else:
     out = rich_console.Console(highlight=False)
     if plans:
-      out.print(_tried(plans, best))
+      out.print(_search_table(plans, best))
     _show(best, out)
   return 0 if best.fits else 1
 
@@ -77,12 +78,12 @@ def main(argv: Sequence[str]) -> int:
 def plan(
     config: ml_collections.ConfigDict, where: topology.Slice
 ) -> estimate.Plan:
-  """A plan, from the cache if the same program was planned before."""
+  """Returns a plan, from the cache if the same program was planned before."""
   name = (
       f"batch {config.batch_size}, microbatch {config.microbatch}, remat"
       f" {config.model.remat}, {where.name}"
   )
-  with _working(f"Lowering {name}"):
+  with _status(f"Lowering {name}"):
     run, lowered = estimate.lower(config, where)
     text = lowered.as_text()
   return _cached(
@@ -93,29 +94,29 @@ def plan(
 
 def _compile(name, run, lowered, where) -> estimate.Plan:
   begin = time.monotonic()
-  with _working(f"Compiling {name}: minutes"):
-    found = estimate.compile_plan(run, lowered, where)
+  with _status(f"Compiling {name}: minutes"):
+    compiled = estimate.compile_plan(run, lowered, where)
   _log.print(
       f"Compiled {name} in {time.monotonic() - begin:.0f} s: "
       + (
-          f"{found.step_seconds_estimate:.3f} s a step"
-          if found.fits
+          f"{compiled.step_seconds_estimate:.3f} s a step"
+          if compiled.fits
           else "does not fit"
       ),
       soft_wrap=True,
   )
-  return found
+  return compiled
 
 
-def _working(what: str):
-  """A clock on a terminal, one line elsewhere."""
+def _status(what: str):
+  """Returns a spinner; if the log is not a terminal, also prints one line."""
   if not _log.is_terminal:
     _log.print(what, soft_wrap=True)
   return _log.status(what)
 
 
 def _cached(content: str, make: Callable[[], estimate.Plan]) -> estimate.Plan:
-  """`make`, unless it was made of the same content by the same code."""
+  """Returns make(), or the cached plan of the same content and code."""
   code = b"".join(
       Path(str(m.__file__)).read_bytes() for m in (chips, estimate, hlo)
   )
@@ -127,15 +128,15 @@ def _cached(content: str, make: Callable[[], estimate.Plan]) -> estimate.Plan:
   try:
     return estimate.Plan(**json.loads(path.read_text()))
   except (OSError, ValueError, TypeError):
-    pass  # not there, or damaged: it is made anew
-  found = make()
+    pass  # missing or damaged: make it again
+  made = make()
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(path, writer=f".{os.getpid()}") as partial:
-      partial.write_text(json.dumps(dataclasses.asdict(found)))
+      partial.write_text(json.dumps(dataclasses.asdict(made)))
   except OSError as e:
     _log.print(f"The plan is not kept for next time: {e}")
-  return found
+  return made
 
 
 def _show(best: estimate.Plan, out: rich_console.Console) -> None:
@@ -176,7 +177,7 @@ def _show(best: estimate.Plan, out: rich_console.Console) -> None:
 
 
 def _by_name(kernels: Sequence[dict]) -> list[str]:
-  """A line for each kind of kernel, both times added up."""
+  """Returns one line per kernel name, with its times added up."""
   sums: dict[str, dict] = {}
   for kernel in kernels:
     total = sums.setdefault(kernel["name"], {"times": 0})
@@ -190,7 +191,7 @@ def _by_name(kernels: Sequence[dict]) -> list[str]:
   ]
 
 
-def _tried(plans: Sequence[estimate.Plan], best: estimate.Plan):
+def _search_table(plans: Sequence[estimate.Plan], best: estimate.Plan):
   table = rich_table.Table(title="Tried", title_justify="left")
   for column in ("microbatch", "remat", "fsdp", "peak HBM", "step", ""):
     table.add_column(column, justify="right")

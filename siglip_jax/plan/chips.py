@@ -1,8 +1,8 @@
-"""The one table of hardware facts: what each generation of TPU has.
+"""The table of hardware facts of each TPU generation.
 
-Plans, kernels and the scripts of tpu/ read it, so a new chip is one row here.
-The scripts are bash: `python -m siglip_jax.plan.chips >tpu/chips.sh` hands the
-table to them, and a test compares the two.
+Plans, kernels and the scripts in tpu/ use this table, so a new chip needs one
+row here. `python -m siglip_jax.plan.chips >tpu/chips.sh` writes the part that
+the bash scripts need; a test checks that the two agree.
 """
 
 import dataclasses
@@ -12,25 +12,29 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-  """One generation; figures are of a device, which up to v3 is half a chip.
+  """One TPU generation.
+
+  Figures are for one JAX device, which up to v3 is half a chip.
 
   Attributes:
-    kind: as JAX names the device (`device_kind`).
-    hbm: usable bytes, as the compiler states them when it runs out.
-    clock: cycles a second, of the compiler's estimates.
-    flops: peak bfloat16 operations a second (vendor's data sheet).
-    bandwidth: of HBM, bytes a second (vendor's data sheet).
-    vmem: MiB of fast memory that the compiler lets one kernel use.
+    kind: name of the device in JAX (`device_kind`).
+    hbm: usable HBM, bytes, as the compiler states it when HBM runs out.
+    clock: clock of the compiler's cycle estimates, cycles per second.
+    flops: peak bfloat16 operations per second (vendor's data sheet).
+    bandwidth: HBM bandwidth, bytes per second (vendor's data sheet).
+    vmem: fast memory that the compiler lets one kernel use, MiB.
     mxu: side of the matrix unit.
-    kernels: whether the compiler takes Pallas kernels.
-    axes: how many sizes a slice's shape has.
-    largest: chips of the largest slice planned for here; 0 for none.
-    accelerator: a slice of one host as the cloud names it; libtpu asks.
-    runtime: software version of the cloud's machines.
-    cores_a_host: as accelerator types count: cores, or chips from v5e on, of a
-      host in a slice of several.
-    whole_host: the largest slice, counted alike, that is one host.
-    options: what `get_topology_desc` needs beside the name.
+    kernels: whether the compiler accepts Pallas kernels.
+    axes: number of sizes in a slice's shape.
+    largest: number of chips of the largest slice that can be planned; 0 if
+      none.
+    accelerator: the cloud's accelerator type of a slice of one host, which
+      libtpu asks for.
+    runtime: software version of the cloud's TPU machines.
+    cores_a_host: size of a host in a slice of several hosts, in the unit of
+      accelerator types: cores, or chips for v5e and v6e.
+    whole_host: size of the largest slice of one host, in the same unit.
+    options: arguments that `get_topology_desc` needs besides the name.
   """
 
   kind: str
@@ -51,14 +55,14 @@ class Chip:
 
   @property
   def prefix(self) -> str:
-    """The part of an accelerator type before its number."""
+    """The part of an accelerator type before its number, without the dash."""
     return self.accelerator.rpartition("-")[0]
 
 
 CHIPS = {
     "v2": Chip(
         kind="TPU v2",
-        hbm=8 * _GIB,  # of the data sheet: nothing was compiled for it
+        hbm=8 * _GIB,  # from the data sheet; nothing was compiled for v2
         clock=0.7e9,
         flops=23e12,
         bandwidth=350e9,
@@ -138,12 +142,12 @@ CHIPS = {
     ),
 }
 
-# A device that no row describes gets the least, which fits everywhere.
+# Unknown devices get the row with the least VMEM, which fits everywhere.
 _UNKNOWN = CHIPS["v4"]
 
 
 def of_kind(kind: str) -> Chip:
-  """Returns the row of a device kind; for an unknown one that of v4."""
+  """Returns the row of a device kind, or the row of v4 if it is unknown."""
   return next((c for c in CHIPS.values() if c.kind == kind), _UNKNOWN)
 
 
@@ -153,7 +157,7 @@ def plannable() -> list[str]:
 
 
 def as_bash() -> str:
-  """Returns what the scripts need of the table, as bash functions."""
+  """Returns the part of the table that tpu/ needs, as bash functions."""
   prefixes = [f"{chip.prefix}-" for chip in CHIPS.values()]
   known = f"{', '.join(prefixes[:-1])} or {prefixes[-1]}"
   runtimes, workers = [], []

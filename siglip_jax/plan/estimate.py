@@ -1,9 +1,9 @@
-"""What a run needs on a TPU slice, from the program that it would run.
+"""Memory and step time of a run on a TPU slice, from its compiled program.
 
-The train step that `main` runs is compiled by the real TPU compiler, for
-devices that are not there. Memory is the compiler's own figure. Step time is
-an estimate: the compiler's cycles for each op, kernels by arithmetic, and no
-waiting for the network or for data.
+The real TPU compiler compiles the train step that `main` runs, for devices that
+need not exist. Memory is the compiler's own figure. Step time is an estimate:
+the compiler's cycles for each op, plus kernels by arithmetic, without waiting
+for the network or for data.
 """
 
 from collections.abc import Sequence
@@ -32,32 +32,34 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """A run on a slice. Bytes and cycles are of one device.
+  """The plan of a run on a slice. Bytes are per device.
+
+  If the program does not fit, times and rates are None, and kernels and
+  collectives are empty.
 
   Attributes:
-    topology: the slice.
-    chips: in the slice.
-    global_batch: examples a step.
-    microbatch: examples at a time, 0 for all.
-    remat: the model's policy.
-    mesh: axis sizes.
+    topology: name of the slice.
+    chips: number of chips in the slice.
+    global_batch: number of examples per step.
+    microbatch: number of examples encoded at a time; 0 for the whole batch.
+    remat: the model's remat policy.
+    mesh: sizes of the mesh axes.
     fits: whether the program fits in HBM.
-    peak_hbm_bytes: what it needs.
-    hbm_bytes: what the device has.
-    parts: the peak by what it holds: parameters, optimizer, inputs, and
-      temporaries, which are all the rest.
-    compiled_seconds: of ops with an estimate; None if it does not fit, as is
-      all below.
-    kernel_seconds: of Pallas kernels, bytes over bandwidth or padded matmuls
-      over the peak rate, whichever is longer.
-    kernels: one line each: how often, and both times.
-    step_seconds_estimate: the sum of the two.
-    examples_per_second_estimate: of the whole slice.
-    model_flop_utilisation: the model's matmuls, as written, without any
-      recomputation, over what the slice could do in that time.
-    days_to_finish_estimate: all steps of the config.
-    collectives: by name, how many a step and the bytes they make.
-    versions: of the compilers.
+    peak_hbm_bytes: HBM that the program needs.
+    hbm_bytes: HBM that the device has.
+    parts: the peak, split into parameters, optimizer, inputs, and temporaries
+      (everything else).
+    compiled_seconds: time of the ops for which the compiler has an estimate.
+    kernel_seconds: time of the Pallas kernels: bytes over bandwidth or padded
+      matmuls over the peak rate, whichever is longer.
+    kernels: for each kernel its name, its calls per step and both times.
+    step_seconds_estimate: compiled_seconds + kernel_seconds.
+    examples_per_second_estimate: examples per second of the whole slice.
+    model_flop_utilisation: operations of the model's matmuls as written,
+      without recomputation, over the slice's peak in the step's time.
+    days_to_finish_estimate: time of all steps of the config, days.
+    collectives: by name, the number per step and the bytes of their results.
+    versions: versions of the compilers.
   """
 
   topology: str
@@ -84,11 +86,14 @@ class Plan:
 
 
 def lower(config: ml_collections.ConfigDict, where: topology.Slice):
-  """A config on a slice, and its train step up to the compiler: seconds.
+  """Lowers a config's train step for a slice, which takes seconds.
 
   Args:
-    config: validated.
+    config: a validated config.
     where: the slice.
+
+  Returns:
+    The run, and its lowered train step for `compile_plan`.
 
   Raises:
     UserError: the batch or the mesh does not divide over the slice.
@@ -101,13 +106,13 @@ def lower(config: ml_collections.ConfigDict, where: topology.Slice):
 def compile_plan(
     run: Run, lowered: jax.stages.Lowered, where: topology.Slice
 ) -> Plan:
-  """Compiles what `lower` returns, which takes minutes, and reads it."""
+  """Compiles what `lower` returns, which takes minutes, and plans from it."""
   chip = where.chip
   state = run.state_shapes
   parts = {
-      "parameters": _held(state.params),
-      "optimizer": _held(state.opt_state),
-      "inputs": _held(run.batch_shapes()),
+      "parameters": _shard_bytes(state.params),
+      "optimizer": _shard_bytes(state.opt_state),
+      "inputs": _shard_bytes(run.batch_shapes()),
   }
   shared: dict[str, Any] = dict(
       topology=where.name,
@@ -122,10 +127,10 @@ def compile_plan(
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as e:
-    found = _TOO_LARGE.search(str(e))
-    if found is None:
+    match = _TOO_LARGE.search(str(e))
+    if match is None:
       raise
-    peak = int(float(found[1]) * _UNITS[found[2]])
+    peak = int(float(match[1]) * _UNITS[match[2]])
     return Plan(fits=False, peak_hbm_bytes=peak, parts=parts, **shared)
   memory, text = compiled.memory_analysis(), compiled.as_text()
   assert memory is not None and text is not None, "the TPU compiler has both"
@@ -156,19 +161,20 @@ def compile_plan(
 
 
 def versions() -> dict[str, str]:
-  """Of what compiles."""
+  """Returns the versions of jax and libtpu, which compile programs."""
   return {n: importlib.metadata.version(n) for n in ("jax", "libtpu")}
 
 
 def model_flops(run: Run) -> int:
-  """Operations of a step's matmuls as the model is written, remat left out.
+  """Returns the operations of a step's matmuls, without recomputation.
 
-  A tower that learns costs three times its forward pass, a locked one once, one
-  that is not there nothing; the loss three times its matrix of logits.
+  A tower that trains costs three times its forward pass, a locked tower costs
+  its forward pass once, and an absent tower nothing. The loss costs three times
+  its matrix of logits.
   """
   model = dataclasses.replace(run.model, attention="xla", remat="none")
   batch = run.batch_shapes()
-  params = jax.tree.map(_plain, run.state_shapes.params)
+  params = jax.tree.map(_unsharded, run.state_shapes.params)
   side = run.config.image_size
   image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
   text = jax.ShapeDtypeStruct((1, *batch["text"].shape[1:]), np.int32)
@@ -177,9 +183,9 @@ def model_flops(run: Run) -> int:
     towers.append(("img", model.encode_image, image))
   total = 0
   for tower, encode, x in towers:
-    learns = any(n.startswith(f"{tower}/") for n in run.optimizer.trainable)
+    trains = any(n.startswith(f"{tower}/") for n in run.optimizer.trainable)
     forward = _matmul_flops(jax.make_jaxpr(encode)(params, x).jaxpr)
-    total += forward * (3 if learns else 1) * run.config.batch_size
+    total += forward * (3 if trains else 1) * run.config.batch_size
   width = jax.eval_shape(model.encode_text, params, text).shape[-1]
   return total + 3 * 2 * run.config.batch_size**2 * width
 
@@ -202,15 +208,15 @@ def _matmul_flops(jaxpr) -> int:
   return total
 
 
-def _held(shapes) -> int:
-  """Bytes of one device's shards."""
+def _shard_bytes(shapes) -> int:
+  """Returns the bytes of one device's shards."""
   return sum(
       math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
       for x in jax.tree.leaves(shapes)
   )
 
 
-def _plain(x) -> jax.ShapeDtypeStruct:
+def _unsharded(x) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
@@ -226,24 +232,25 @@ def _kernel(kernel: hlo.Kernel, chip: chips.Chip) -> dict:
 
 
 def advice(plan: Plan) -> Sequence[str]:
-  """What to change in the config so that it fits, the cheapest first."""
-  found = []
+  """Returns config changes that reduce memory, the cheapest first."""
+  changes = []
   rows = plan.global_batch // math.prod(
       plan.mesh[a] for a in sharding.BATCH_AXES
   )
-  at_a_time = plan.microbatch or plan.global_batch
-  if rows > 1 and at_a_time > plan.global_batch // rows:
-    found.append(
+  microbatch = plan.microbatch or plan.global_batch
+  if rows > 1 and microbatch > plan.global_batch // rows:
+    changes.append(
         "config.microbatch: fewer examples at a time, e.g."
-        f" {at_a_time // 2}; gradients stay those of the whole batch"
+        f" {microbatch // 2}; gradients stay those of the whole batch"
     )
   if plan.remat != "full":
-    found.append('config.model.remat="full": keep only the inputs of blocks')
-  held = plan.parts["parameters"] + plan.parts["optimizer"]
-  if plan.mesh["fsdp"] == 1 and held > plan.hbm_bytes / 8:
-    found.append(
+    changes.append('config.model.remat="full": keep only the inputs of blocks')
+  state_bytes = plan.parts["parameters"] + plan.parts["optimizer"]
+  if plan.mesh["fsdp"] == 1 and state_bytes > plan.hbm_bytes / 8:
+    changes.append(
         f"config.mesh.fsdp={math.prod(plan.mesh.values())}: share parameters"
-        f" and optimizer ({held / 2**30:.1f} GiB a device) among the devices"
+        f" and optimizer ({state_bytes / 2**30:.1f} GiB a device) among the"
+        " devices"
     )
-  found.append("a larger slice, or `--search`, which tries all of these")
-  return found
+  changes.append("a larger slice, or `--search`, which tries all of these")
+  return changes

@@ -1,8 +1,9 @@
-"""What the TPU compiler says of a program, read off its optimised HLO text.
+"""The TPU compiler's estimates of a program, read from its optimised HLO text.
 
-The text carries an estimate of cycles for each op that XLA compiles itself.
-`read` sums it over the program, loop bodies as often as they run. Custom calls
-(Pallas kernels) have no such estimate and are listed with their own cost.
+The text has an estimate of cycles for each op that XLA compiles itself. `read`
+sums the estimates over the program, counting a loop body once per iteration.
+Custom calls (Pallas kernels) have no such estimate and are listed with the cost
+that they state themselves.
 """
 
 from collections.abc import Iterator
@@ -31,7 +32,12 @@ _INTEGER = re.compile(r"[su]32\[\][^ ]* constant\((\d+)\)")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Traffic:
-  """Collectives of one kind: how many a step, and bytes of their results."""
+  """Collectives of one kind.
+
+  Attributes:
+    count: number per step.
+    bytes: bytes of their results per step.
+  """
 
   count: int = 0
   bytes: int = 0
@@ -39,7 +45,14 @@ class Traffic:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kernel:
-  """A custom call: its name, how often a step runs it, its cost each time."""
+  """A custom call.
+
+  Attributes:
+    name: name of the kernel.
+    times: number of calls per step.
+    flops: operations of one call.
+    bytes: bytes that one call moves.
+  """
 
   name: str
   times: int
@@ -49,12 +62,12 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-  """Sums over one run of a program on one device.
+  """The totals of one execution of a program on one device.
 
   Attributes:
-    cycles: estimate for all ops but kernels and waiting for the network.
-    collectives: by name; see `COLLECTIVES`.
-    kernels: custom calls to the TPU, in order.
+    cycles: estimate for all ops except kernels and network waits.
+    collectives: traffic by kind; see `COLLECTIVES`.
+    kernels: custom calls to the TPU, in program order.
   """
 
   cycles: int
@@ -75,13 +88,13 @@ def read(text: str) -> Program:
   computations, entry = _parse(text)
   cycles, collectives, kernels = 0, {}, []
   for op, times in _walk(computations, entry, 1):
-    if found := _CYCLES.search(op.rest):
-      cycles += times * int(found[1])
+    if match := _CYCLES.search(op.rest):
+      cycles += times * int(match[1])
     kind = op.opcode.removesuffix("-start")
     if kind in COLLECTIVES:
-      old = collectives.get(kind, Traffic())
+      sums = collectives.get(kind, Traffic())
       collectives[kind] = Traffic(
-          count=old.count + times, bytes=old.bytes + times * _result_bytes(op)
+          count=sums.count + times, bytes=sums.bytes + times * _result_bytes(op)
       )
     if op.opcode == "custom-call" and '"tpu_custom_call"' in op.rest:
       kernels.append(_kernel(op, times))
@@ -92,16 +105,16 @@ def _parse(text: str) -> tuple[dict[str, list[_Op]], str]:
   computations: dict[str, list[_Op]] = {}
   entry, ops = "", []
   for line in text.splitlines():
-    if found := _COMPUTATION.match(line):
-      ops = computations[found[2]] = []
-      entry = found[2] if found[1] else entry
+    if match := _COMPUTATION.match(line):
+      ops = computations[match[2]] = []
+      entry = match[2] if match[1] else entry
     elif line.startswith("  ") and " = " in line:
       ops.append(_op(*line.split(" = ", 1)))
   return computations, entry
 
 
 def _op(name: str, text: str) -> _Op:
-  """Splits "type opcode(operands), attributes"; a tuple type has spaces."""
+  """Parses "type opcode(operands), attributes"; tuple types contain spaces."""
   name = name.removeprefix("  ROOT ").strip().removeprefix("%")
   end = _closing(text) if text.startswith("(") else text.index(" ")
   kind, rest = text[:end], text[end:].lstrip()
@@ -119,10 +132,11 @@ def _closing(text: str) -> int:
 
 
 def _walk(computations, name: str, times: int) -> Iterator[tuple[_Op, int]]:
-  """Every op that is run as such, and how often; fusions are one op."""
+  """Yields every op with its number of executions; a fusion is one op."""
   for op in computations.get(name, ()):
     yield op, times
-    # A fusion's estimate is on the fusion; a reducer's is on its op.
+    # Bodies of fusions and reducers are skipped: the estimate is on the op that
+    # calls them.
     if op.opcode not in ("while", "call", "conditional", "async-start"):
       continue
     inner = times * (_trips(computations, op) if op.opcode == "while" else 1)
@@ -132,29 +146,32 @@ def _walk(computations, name: str, times: int) -> Iterator[tuple[_Op, int]]:
 
 
 def _trips(computations, loop: _Op) -> int:
-  """How often a loop runs: what its counter, from 0, is compared with."""
+  """Returns the trip count of a loop, whose counter starts at 0.
+
+  Without a known count, this is the largest integer in the loop's condition.
+  """
   if known := _TRIPS.search(loop.rest):
     return int(known[1])
   condition = _CONDITION.search(loop.rest)
   assert condition is not None, loop.rest[:200]
   limits = [
-      int(found[1])
+      int(match[1])
       for op in computations[condition[1]]
-      for found in [
+      for match in [
           _INTEGER.match(f"{op.type} {op.opcode}({op.rest.split(')')[0]})")
       ]
-      if found
+      if match
   ]
   return max(limits, default=1)
 
 
 def _kernel(op: _Op, times: int) -> Kernel:
   def number(key: str) -> int:
-    found = re.search(rf'"{key}":"?(\d+)', op.rest)
-    return int(found[1]) if found else 0
+    match = re.search(rf'"{key}":"?(\d+)', op.rest)
+    return int(match[1]) if match else 0
 
   return Kernel(
-      name=re.sub(r"\.\d+$", "", op.name),  # numbered where there are several
+      name=re.sub(r"\.\d+$", "", op.name),  # drops the suffix of duplicates
       times=times,
       flops=number("flops"),
       bytes=number("bytes_accessed"),
@@ -162,10 +179,10 @@ def _kernel(op: _Op, times: int) -> Kernel:
 
 
 def _result_bytes(op: _Op) -> int:
-  """Bytes of the arrays a collective makes; of a started one, once."""
-  sizes = [_array_bytes(*found) for found in _ARRAY.findall(op.type)]
+  """Returns the bytes of a collective's results."""
+  sizes = [_array_bytes(*match) for match in _ARRAY.findall(op.type)]
   if op.opcode.endswith("-start") and op.type.startswith("("):
-    # (operands..., results..., and contexts for a permute)
+    # The tuple is (operands..., results..., and the contexts of a permute).
     sizes = [s for s in sizes if s > 4]
     return max(sum(sizes) // 2, max(sizes, default=0))
   return sum(sizes)

@@ -1,6 +1,6 @@
-"""TPU slices by name, for compiling with no TPU at hand.
+"""TPU slices by name, for compiling without a TPU.
 
-libtpu, the compiler, installs from the package index on Linux x86-64.
+The compiler is libtpu, which pip installs on Linux x86-64.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,20 @@ from jax.experimental import topologies
 from siglip_jax.errors import UserError
 from siglip_jax.plan import chips as chips_lib
 
+# Shapes of small slices, by number of axes.
+_EXAMPLES = {2: ("2x2", "4x4"), 3: ("2x2x1", "2x2x4")}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slice:
-  """A slice that programs can be compiled for."""
+  """A slice that programs can be compiled for.
+
+  Attributes:
+    name: name of the slice, such as "v4:2x2x1".
+    chip: facts of the generation.
+    chips: number of chips.
+    devices: the devices to compile for, which need not exist.
+  """
 
   name: str
   chip: chips_lib.Chip
@@ -29,10 +39,10 @@ class Slice:
 
 
 def get(name: str) -> Slice:
-  """The slice of a name like "v4:2x2x1".
+  """Returns the slice with a name like "v4:2x2x1".
 
   Raises:
-    UserError: no such slice, or no libtpu.
+    UserError: the slice is unknown, or libtpu is not installed.
   """
   generation, _, shape = name.partition(":")
   sizes = shape.split("x")
@@ -47,7 +57,7 @@ def get(name: str) -> Slice:
         f" {chip.largest} chips; got {name!r}. {_known()}"
     )
   _check_libtpu()
-  # Without a TPU libtpu must not look for one, nor lock out other processes.
+  # Without a TPU, libtpu must not look for one, nor lock out other processes.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
@@ -68,10 +78,15 @@ def get(name: str) -> Slice:
 
 
 def _known() -> str:
-  examples = "v3:4x4 v4:2x2x1 v4:2x2x4 v4:4x4x8 v5e:4x4 v5p:2x2x1 v6e:4x4"
+  names = chips_lib.plannable()
+  examples = [
+      f"{name}:{shape}"
+      for name in names
+      for shape in _EXAMPLES[chips_lib.CHIPS[name].axes]
+  ]
   return (
-      f"Known are {', '.join(chips_lib.plannable())} with a shape in chips:"
-      f" {examples} ..., up to 256 chips."
+      f"Known are {', '.join(names)} with a shape in chips, such as"
+      f" {' '.join(examples)}."
   )
 
 

@@ -1,1 +1,1 @@
-"""Checks of a run on all its hosts, before anything is compiled."""
+"""Preflight: checks of a run on all its hosts, before anything is compiled."""

@@ -1,8 +1,9 @@
-"""Checks of a run on all its hosts, before it is started.
+"""Checks a run on all its hosts without starting it.
 
   python -m siglip_jax.preflight --config=configs/NAME.py --workdir=DIR
 
-Training makes the same checks itself; this makes no others and ends.
+Training makes the same checks before it starts. This command makes only the
+checks, and no others.
 """
 
 from collections.abc import Sequence
@@ -20,18 +21,18 @@ from siglip_jax.multihost.phases import Phases
 from siglip_jax.multihost.watchdog import Watchdog
 from siglip_jax.preflight.prepare import prepare
 
-_SECONDS = 600.0  # for everything
+_SECONDS = 600.0  # time limit for all checks together
 
 
 def define_flags() -> None:
   """Defines the flags of the command."""
   cli.define_config(config_check.fill)
-  flags.DEFINE_string("workdir", None, "Folder of the run.")
+  flags.DEFINE_string("workdir", None, "The run's folder.")
   join.define_flags()
 
 
 def main(argv: Sequence[str]) -> int:
-  """Checks, and prints what was found."""
+  """Runs the checks, and prints each worker's facts."""
   del argv
   config = cli.config()
   workdir = flags.FLAGS.workdir
@@ -43,12 +44,14 @@ def main(argv: Sequence[str]) -> int:
 def _check(config: ml_collections.ConfigDict, folder: str) -> int:
   config_check.validate(config)
   phases, peers = Phases(), Peers()
-  # A bucket that hangs when it is read must not hold everyone up.
+  # A bucket that hangs when read must not block the workers forever.
   with Watchdog(phases, peers, start_seconds=_SECONDS):
-    return _look(config, folder, peers)
+    return _prepare_and_print(config, folder, peers)
 
 
-def _look(config: ml_collections.ConfigDict, folder: str, peers: Peers) -> int:
+def _prepare_and_print(
+    config: ml_collections.ConfigDict, folder: str, peers: Peers
+) -> int:
   prepared = prepare(config, folder, peers)
   if prepared.main:
     facts = prepared.facts

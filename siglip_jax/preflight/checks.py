@@ -1,7 +1,7 @@
-"""What can be known to fail is found before anything is compiled.
+"""Preflight checks: finds foreseeable failures before anything is compiled.
 
-Are all processes there, with the same code, config and data; do they share the
-workdir; is there room? What is wrong names the worker at fault.
+Are all processes there? Do they have the same code, config and data, and share
+the workdir? Does the workdir have room? Errors name the worker at fault.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ from siglip_jax.errors import UserError
 from siglip_jax.multihost.messages import Peers
 from siglip_jax.run import Run
 
-_SECONDS = 120.0  # for the slowest to answer
-_TOKEN_SECONDS = 10.0  # network file systems remember for a while
+_SECONDS = 120.0  # time limit for the slowest process to answer
+_TOKEN_SECONDS = 10.0  # network file systems cache folders for a while
 
 
 def check(
@@ -37,29 +37,29 @@ def check(
     *,
     tokenizer_digest: str,
 ) -> list[dict[str, Any]]:
-  """All checks; returns what each process found, by process.
+  """Runs all checks, and returns the facts of each process, by index.
 
   Args:
-    run: not initialised.
+    run: the run, not initialised.
     source: the training data.
-    workdir: prepared.
+    workdir: the run's folder, which exists and can be written to.
     peers: all processes.
-    tokenizer_digest: of this process's file.
+    tokenizer_digest: digest of this process's tokenizer file.
 
   Raises:
-    UserError: what is wrong, and on which worker.
+    UserError: a check failed; the message says which, and on which worker.
     TryAgain: a process did not answer within two minutes.
   """
-  found = peers.gather(
+  facts = peers.gather(
       "preflight",
       _facts(run.config, source, workdir) | {"tokenizer": tokenizer_digest},
       seconds=_SECONDS,
   )
   for key, rule in _EQUAL.items():
-    _check_equal(key, rule, found)
-  _check_shared(workdir, peers, found)
-  _check_room(run, found)
-  return found
+    _check_equal(key, rule, facts)
+  _check_shared(workdir, peers, facts)
+  _check_room(run, facts)
+  return facts
 
 
 _EQUAL = {
@@ -79,7 +79,7 @@ _EQUAL = {
 
 
 def _facts(config, source: Source, workdir: Path) -> dict[str, Any]:
-  _read_one(source)
+  _check_readable(source)
   saved = [p for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
   return {
       "host": socket.gethostname(),
@@ -92,7 +92,7 @@ def _facts(config, source: Source, workdir: Path) -> dict[str, Any]:
 
 
 def code_digest() -> str:
-  """Of all Python files of this package."""
+  """Returns a digest of all Python files of this package."""
   root, digest = Path(__file__).parents[1], hashlib.sha256()
   for path in sorted(root.rglob("*.py")):
     digest.update(str(path.relative_to(root)).encode() + b"\0")
@@ -101,12 +101,12 @@ def code_digest() -> str:
 
 
 def config_digest(config: ml_collections.ConfigDict) -> str:
-  """Of all values of a config."""
+  """Returns a digest of all values of a config."""
   text = json.dumps(config.to_dict(), sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _read_one(source: Source) -> None:
+def _check_readable(source: Source) -> None:
   if not len(source):
     raise UserError("The data are empty: there is nothing to read.")
   try:
@@ -118,11 +118,11 @@ def _read_one(source: Source) -> None:
     ) from None
 
 
-def _check_equal(key: str, rule: str, found: Sequence[dict]) -> None:
-  values = [json.dumps(f[key]) for f in found]
+def _check_equal(key: str, rule: str, facts: Sequence[dict]) -> None:
+  values = [json.dumps(f[key]) for f in facts]
   usual = max(values, key=values.count)
   others = [
-      f"{values[i]} on worker {i} ({found[i]['host']})"
+      f"{values[i]} on worker {i} ({facts[i]['host']})"
       for i, value in enumerate(values)
       if value != usual
   ]
@@ -130,21 +130,21 @@ def _check_equal(key: str, rule: str, found: Sequence[dict]) -> None:
     raise UserError(f"{rule}; got {usual}, but {', '.join(others)}.")
 
 
-def _check_shared(workdir: Path, peers: Peers, found: Sequence[dict]) -> None:
-  """A file that process 0 writes must be seen by all."""
+def _check_shared(workdir: Path, peers: Peers, facts: Sequence[dict]) -> None:
+  """Checks that all processes see a file that process 0 writes."""
   name = f".preflight_{secrets.token_hex(8)}"
   if peers.index == 0:
     (workdir / name).touch()
   try:
-    said = peers.gather("token", name, seconds=_SECONDS)
-    token = workdir / said[0]
-    seen = _wait(token.exists, _TOKEN_SECONDS)
-    sights = peers.gather("token_seen", seen, seconds=_SECONDS)
+    names = peers.gather("token", name, seconds=_SECONDS)
+    token = workdir / names[0]
+    visible = _wait(token.exists, _TOKEN_SECONDS)
+    sights = peers.gather("token_seen", visible, seconds=_SECONDS)
   finally:
     (workdir / name).unlink(missing_ok=True)
-  blind = [i for i, s in enumerate(sights) if not s]
+  blind = [i for i, visible in enumerate(sights) if not visible]
   if blind:
-    hosts = ", ".join(f"worker {i} ({found[i]['host']})" for i in blind)
+    hosts = ", ".join(f"worker {i} ({facts[i]['host']})" for i in blind)
     raise UserError(
         "Several hosts need a --workdir that all share, such as a mounted"
         f" bucket or network folder: what worker 0 wrote to {workdir} was not"
@@ -152,19 +152,19 @@ def _check_shared(workdir: Path, peers: Peers, found: Sequence[dict]) -> None:
     )
 
 
-def _check_room(run: Run, found: Sequence[dict]) -> None:
-  """Room for one checkpoint more than there are, up to those that are kept."""
+def _check_room(run: Run, facts: Sequence[dict]) -> None:
+  """Checks for room for the checkpoints still to be saved, at least one."""
   size = sum(
       math.prod(x.shape) * x.dtype.itemsize
       for x in jax.tree.leaves(run.state_shapes)
   )
-  # An old one is deleted after the new one is whole.
-  need = size * max(run.config.ckpt.keep + 1 - found[0]["saved"], 1)
-  if found[0]["free"] < need:
+  # Up to keep + 1 exist at once: an old one is deleted after the new is whole.
+  need = size * max(run.config.ckpt.keep + 1 - facts[0]["saved"], 1)
+  if facts[0]["free"] < need:
     raise UserError(
         "The workdir must have room for"
         f" {need / 2**30:.2f} GiB of checkpoints; there are"
-        f" {found[0]['free'] / 2**30:.2f} GiB. Free some, or lower"
+        f" {facts[0]['free'] / 2**30:.2f} GiB. Free some, or lower"
         " config.ckpt.keep."
     )
 

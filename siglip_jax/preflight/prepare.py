@@ -1,4 +1,4 @@
-"""A run made ready: everything opened and checked, and nothing computed."""
+"""Prepares a run: opens and checks everything, and computes nothing."""
 
 import dataclasses
 from pathlib import Path
@@ -22,18 +22,18 @@ from siglip_jax.run import Run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-  """A run that passed its checks, and has computed nothing yet.
+  """A run that has passed its checks and computed nothing yet.
 
   Attributes:
-    config: validated.
-    workdir: writable.
+    config: the validated config.
+    workdir: the run's folder, which can be written to.
     peers: all processes.
     source: the training data.
-    pp: parsed preprocessing, with the tokenizer.
-    evaluators: by name.
-    run: the config compiled on the mesh.
-    spec: what the weights depend on, saved with them.
-    facts: what each process found, by process.
+    pp: the parsed preprocessing strings and the tokenizer.
+    evaluators: name -> evaluator.
+    run: the model, the state's shapes and the step, on the mesh.
+    spec: what the weights depend on; saved with them.
+    facts: the facts that preflight found on each process, by index.
   """
 
   config: ml_collections.ConfigDict
@@ -48,7 +48,7 @@ class Prepared:
 
   @property
   def main(self) -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Whether this is the process that writes and prints."""
     return self.peers.index == 0
 
 
@@ -57,11 +57,11 @@ def prepare(
     workdir: str | Path,
     peers: Peers,
 ) -> Prepared:
-  """Opens the data and the workdir, and checks all that can be known to fail.
+  """Opens the data and the workdir, and checks for all foreseeable failures.
 
   Args:
-    config: validated.
-    workdir: folder of the run, made if it is missing.
+    config: a validated config.
+    workdir: the run's folder, created if it is missing.
     peers: all processes.
 
   Raises:

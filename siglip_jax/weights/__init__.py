@@ -1,7 +1,8 @@
-"""Weights of any origin: `read` reads them all, the other modules write them.
+"""Reading and writing of model weights; `read` reads every supported format.
 
-`workdirs.py`, `big_vision.py` and `transformers.py` read one kind each,
-`places.py` brings remote ones here, `fits.py` checks that a tokenizer fits.
+`workdirs.py`, `big_vision.py` and `transformers.py` each handle one format.
+`places.py` copies remote weights to a local folder while they are read, and
+`fits.py` checks that a tokenizer fits the weights.
 """
 
 from collections.abc import Mapping
@@ -22,29 +23,29 @@ from siglip_jax.weights import old_vits
 from siglip_jax.weights import places
 from siglip_jax.weights import tower_file
 from siglip_jax.weights import transformers
-from siglip_jax.weights import workdirs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-  """Parameters, and what is known of the model and its inputs.
+  """Parameters, and what is known about the model and its inputs.
 
-  An .npz holds nothing but parameters: the rest is None.
+  An .npz holds only parameters, so whatever describes the model and its inputs
+  is None.
 
   Attributes:
-    params: nested dict of NumPy arrays by big_vision's names, with some of
+    params: nested dict of NumPy arrays with big_vision's names, under some of
       "img", "txt", "t" and "b"; blocks are laid out as saved.
-    path: where the weights are from.
+    path: path that the weights were read from.
     kind: "workdir", "npz" or "transformers folder".
     model: keyword arguments of TwoTowers.
     image_size: side of the images, pixels.
-    text_len: tokens of a text.
+    text_len: length of a text, tokens.
     image: preprocessing string of images.
     text: preprocessing string of texts.
-    tokenizer: the tokenizer's file; also None if the folder has none.
+    tokenizer: path of the tokenizer's file; also None if the folder has none.
     tokenizer_digest: sha256 of the tokenizer that the model was trained with.
-    checked: the released model that the parameters were checked to be.
-    naflex: whether this is a Siglip2Model, which no released model is.
+    checked: released model that the parameters were checked to be.
+    naflex: whether this is a Siglip2Model; no model in `zoo` is one.
   """
 
   params: dict
@@ -62,16 +63,19 @@ class Weights:
 
   @functools.cached_property
   def variant(self) -> zoo.Variant | None:
-    """The released model with these shapes; tracing a model takes a moment."""
+    """The released model with these shapes, or None.
+
+    The first access may trace a model, which takes a moment.
+    """
     if self.checked is not None or self.naflex:
       return self.checked
     return zoo.identify(self.params)
 
   def as_released(self, convention: str) -> "Weights":
-    """Fills in what an .npz does not say, if it is a released model's.
+    """Returns the weights, completed if they are a released model's .npz.
 
     Args:
-      convention: "big_vision" or "transformers", whose preprocessing to use.
+      convention: "big_vision" or "transformers": whose preprocessing to use.
     """
     if self.kind != "npz" or self.variant is None:
       return self
@@ -96,14 +100,14 @@ def read(
   """Reads a workdir, an .npz of big_vision or AugReg, or a transformers folder.
 
   Args:
-    path: local or remote (gs://, s3://, hf://); or the name of a released
-      model, with `weights`.
-    weights: the file or folder of the released model named `path`.
-    variant: the released model that the weights must be.
+    path: local or remote (gs://, s3://, hf://) path of the weights; or, with
+      `weights`, the name of a released model.
+    weights: file or folder of the released model named `path`.
+    variant: released model that the weights must be.
 
   Raises:
-    UserError: there is nothing, nothing known, it is damaged, or it is not the
-      released model that it must be.
+    UserError: nothing is at the path, its format is unknown, it is damaged, or
+      it is not the released model that it must be.
   """
   if weights is not None:
     if os.fspath(path) not in zoo.names():
@@ -112,25 +116,25 @@ def read(
           f" checked to be; got {os.fspath(path)!r}, {_hint(path)}"
       )
     variant, path = zoo.get(os.fspath(path)), weights
-  with places.local(path) as place:
-    if not place.exists():
+  with places.local(path) as local_path:
+    if not local_path.exists():
       raise _nothing_at(path)
-    if place.is_file():
-      found = _npz(place)
-    elif transformers.is_folder(place):
-      found = _folder(place, variant)
-    elif workdir_lib.is_workdir(place):
-      found = _workdir(place)
+    if local_path.is_file():
+      fields = _npz(local_path)
+    elif transformers.is_folder(local_path):
+      fields = _folder(local_path, variant)
+    elif workdir_lib.is_workdir(local_path):
+      fields = _workdir(local_path)
     else:
       raise UserError(
           f"{path} holds no weights that are known: expected checkpoints (of a"
           " run) or config.json with model.safetensors (of transformers)."
       )
   if variant is not None:
-    variant.check(found["params"])
-  if tokenizer := found.get("tokenizer"):
-    found["tokenizer"] = _beside(path, tokenizer)
-  return Weights(path=os.fspath(path), checked=variant, **found)
+    variant.check(fields["params"])
+  if tokenizer := fields.get("tokenizer"):
+    fields["tokenizer"] = _beside(path, tokenizer)
+  return Weights(path=os.fspath(path), checked=variant, **fields)
 
 
 def _nothing_at(path: files.AnyPath) -> UserError:
@@ -162,7 +166,7 @@ def _beside(path: files.AnyPath, name: str) -> files.AnyPath:
 
 
 def _npz(path: Path) -> dict[str, Any]:
-  """Reads an .npz; a lone ViT becomes the image tower, by today's names."""
+  """Reads an .npz; a single ViT becomes the image tower, with current names."""
   params = big_vision.read(path)
   if old_vits.is_vit(params):
     params = {"img": old_vits.modern(params)}
@@ -187,9 +191,13 @@ def _folder(path: Path, variant: zoo.Variant | None) -> dict[str, Any]:
 
 
 def _workdir(path: Path) -> dict[str, Any]:
-  """Reads a run; a run on embeddings keeps the tower that made them."""
-  params, spec = workdirs.read_params(path)
+  """Reads a workdir, with the image tower that a run on embeddings keeps."""
+  # Only runs need Orbax, which takes longer to import than other weights take
+  # to be read.
+  from siglip_jax.weights import workdirs
+
   config = workdir_lib.read_config(path)
+  params, spec = workdirs.read_params(path)
   model = config.model.to_dict()
   if "img" not in params and (path / embeddings.TOWER).is_file():
     scan = bool(model.get("scan"))

@@ -1,8 +1,8 @@
 """big_vision's weights: an .npz of arrays named by their paths.
 
-Keys are `params/img/...`, `params/txt/...`, `params/t` and `params/b`, of older
-models and single towers without `params/`; a whole checkpoint has the
-optimiser's state beside them.
+Keys are `params/img/...`, `params/txt/...`, `params/t` and `params/b`. Older
+models and single towers have no `params/` prefix. A full checkpoint also holds
+the optimizer's state, under other keys.
 """
 
 from collections.abc import Mapping
@@ -20,9 +20,8 @@ from siglip_jax import tree
 from siglip_jax.errors import UserError
 
 _PREFIX = "params/"
-# What zipfile and NumPy raise on damaged archives: not a zip, bad data, an
-# unsupported method or version (RuntimeError, as for encryption), or an invalid
-# size.
+# Exceptions of zipfile and NumPy on damaged archives: not a zip, bad data, an
+# invalid size, or an unsupported method, version or encryption (RuntimeError).
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -36,14 +35,16 @@ _DAMAGED = (
 
 
 def read(path: str | os.PathLike) -> dict:
-  """Parameters as a nested dict of float32 arrays, blocks laid out as saved.
+  """Returns the parameters of an .npz as a nested dict of float32 arrays.
+
+  Blocks are laid out as saved. No code in the file is ever executed.
 
   Args:
-    path: the .npz.
+    path: path of the .npz.
 
   Raises:
-    UserError: no such file, no .npz, damaged, or with anything but arrays of
-      numbers in it. Nothing in it is ever run.
+    UserError: the file is missing, is not an .npz, is damaged, or holds
+      anything other than arrays of numbers.
   """
   path = Path(path).expanduser()
   if not path.exists():
@@ -56,7 +57,7 @@ def read(path: str | os.PathLike) -> dict:
     try:
       with np.load(file, allow_pickle=False) as archive:
         flat = _arrays(path, archive)
-    except UserError:  # of `_arrays`, and a ValueError, too
+    except UserError:  # from `_arrays`; it is also a ValueError
       raise
     except _DAMAGED as e:
       raise UserError(
@@ -64,18 +65,20 @@ def read(path: str | os.PathLike) -> dict:
           " again."
       ) from None
   layers = {name[:i] for name in flat for i, c in enumerate(name) if c == "/"}
-  if both := sorted(layers & flat.keys()):
+  if clashes := sorted(layers & flat.keys()):
     raise UserError(
-        f"{path}: {both[0]} is an array and a layer. It is damaged."
+        f"{path}: {clashes[0]} is an array and a layer. It is damaged."
     )
   return tree.unflatten(flat)
 
 
 def write(path: str | os.PathLike, params: Mapping) -> None:
-  """Writes parameters as big_vision reads them; the file appears when whole.
+  """Writes parameters as an .npz that big_vision reads.
+
+  The file appears only when it is complete.
 
   Args:
-    path: the .npz.
+    path: path of the .npz.
     params: nested dict of arrays.
   """
   path = Path(path)
@@ -89,12 +92,17 @@ def write(path: str | os.PathLike, params: Mapping) -> None:
 
 
 def float32(x: np.ndarray, *, name: str, path: os.PathLike) -> np.ndarray:
-  """Numbers of at most float32's precision as float32, exactly.
+  """Returns an array as float32, with exactly the same values.
+
+  Args:
+    x: array of float32, float16 or bfloat16.
+    name: the array's name, for error messages.
+    path: path of the array's file, for error messages.
 
   Raises:
-    UserError: something else.
+    UserError: the array has another type.
   """
-  # NumPy's files know no bfloat16, and keep it as two bytes of nothing.
+  # NumPy's files have no bfloat16: it is saved as V2, two untyped bytes.
   if x.dtype == np.dtype("V2"):
     x = x.view(ml_dtypes.bfloat16)
   if x.dtype not in (np.float32, np.float16, ml_dtypes.bfloat16):
@@ -106,7 +114,7 @@ def float32(x: np.ndarray, *, name: str, path: os.PathLike) -> np.ndarray:
 
 
 def _check_magic(path: Path, start: bytes) -> None:
-  if start in (b"PK\x03\x04", b"PK\x05\x06"):  # the latter is of an empty one
+  if start in (b"PK\x03\x04", b"PK\x05\x06"):  # the latter is an empty zip
     return
   if start[:1] == b"\x80":
     raise UserError(
@@ -114,8 +122,8 @@ def _check_magic(path: Path, start: bytes) -> None:
         " opened: save its arrays with numpy.savez."
     )
   raise UserError(
-      f"{path} is no .npz, which is a zip of arrays. Give big_vision's .npz, a"
-      " transformers folder or a workdir."
+      f"{path} is not an .npz, which is a zip of arrays. Give big_vision's"
+      " .npz, a transformers folder or a workdir."
   )
 
 
@@ -130,12 +138,12 @@ def _arrays(path: Path, archive: np.lib.npyio.NpzFile) -> dict:
       x = archive[name]
     except ValueError as e:
       raise UserError(
-          f"{path}: {name} is no plain array of numbers"
+          f"{path}: {name} is not a plain array of numbers"
           f" ({str(e).partition('. ')[0]})."
       ) from None
     if not isinstance(x, np.ndarray):
       raise UserError(
-          f"{path}: {name} is no array. Of PyTorch's files only safetensors"
+          f"{path}: {name} is not an array. Of PyTorch's files only safetensors"
           " are read."
       )
     flat[name.removeprefix(_PREFIX)] = float32(x, name=name, path=path)

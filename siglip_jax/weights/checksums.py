@@ -1,9 +1,9 @@
-"""Checksums of arrays, the same on any mesh.
+"""Checksums of arrays that are the same on every mesh.
 
-Orbax's files carry none over the values: a flipped bit there is read without
-an error. Each element's bits, times an odd number that depends on its place,
-are summed modulo 2^32, which no order of summation changes; a single flipped
-bit always changes the sum.
+Orbax does not store checksums of the values, so it reads a flipped bit without
+an error. A checksum here is the sum, modulo 2^32, of each element's bits times
+an odd number that depends on the element's index. The order of summation does
+not change it, and a single flipped bit always does.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from jaxtyping import Shaped
 from jaxtyping import UInt32
 import numpy as np
 
-_SPREAD = 0x9E3779B1  # odd; neighbours get weights far apart
+_SPREAD = 0x9E3779B1  # odd; gives neighbours distant weights
 
 
 def of_arrays(arrays: Any) -> dict[str, int]:
-  """Path to checksum of each array of a tree, in one pass on the devices."""
+  """Returns path -> checksum of a tree's arrays, in one pass on the devices."""
   flat, _ = jax.tree_util.tree_flatten_with_path(arrays)
   if not flat:
     return {}
@@ -33,7 +33,7 @@ def of_arrays(arrays: Any) -> dict[str, int]:
 
 
 def of_json(value: Mapping) -> int:
-  """Checksum of a JSON object, whatever the order of its keys."""
+  """Returns the checksum of a JSON object; the order of its keys is ignored."""
   return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
@@ -46,10 +46,10 @@ def _sum(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
   if x.dtype == bool:
     x = x.astype(jnp.uint8)
   bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
-  # One iota an axis: a reshaped one would be held whole by each device.
-  place = jnp.zeros(x.shape, jnp.uint32)
+  # One iota per axis: each device would hold all of a reshaped one.
+  index = jnp.zeros(x.shape, jnp.uint32)
   for axis in range(x.ndim):
     stride = np.uint32(math.prod(x.shape[axis + 1 :]) % 2**32)
-    place += stride * jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-  weight = 2 * (place * np.uint32(_SPREAD)) + 1
+    index += stride * jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+  weight = 2 * (index * np.uint32(_SPREAD)) + 1
   return jnp.sum(bits.astype(jnp.uint32) * weight, dtype=jnp.uint32)

@@ -1,7 +1,7 @@
-"""Whether a tokenizer is the one that a model was trained with.
+"""Checks that a tokenizer is the one that a model was trained with.
 
-Another model's tokenizer raises no error by itself: its ids select rows of the
-token embedding that mean something else.
+Another model's tokenizer causes no error by itself: its ids select unrelated
+rows of the token embedding.
 """
 
 from siglip_jax import files
@@ -22,14 +22,14 @@ def check(
   """Checks that a tokenizer fits a token embedding.
 
   Args:
-    tokenizer: that texts will be tokenized with.
-    rows: of the token embedding, vocab_size.
-    variant: the released model whose tokenizer it must be, by its digest.
-    exact: also require a piece for every row; models trained here may have
-      unused rows.
+    tokenizer: tokenizer that texts will be tokenized with.
+    rows: number of rows of the token embedding, its vocab_size.
+    variant: released model whose tokenizer it must be, by its digest.
+    exact: whether every row must have a piece; models trained with this package
+      may have unused rows.
 
   Raises:
-    UserError: the tokenizer is another one.
+    UserError: the tokenizer does not fit.
   """
   pieces = tokenizer.vocab_size
   if variant is not None:
@@ -52,12 +52,13 @@ def open_text(
     tokenizer: files.AnyPath | None = None,
     variant: zoo.Variant | None = None,
 ) -> Preprocess:
-  """Parses the preprocessing of texts and opens its tokenizer.
+  """Parses a preprocessing string of texts and opens its tokenizer.
 
   Args:
-    spec: the preprocessing string.
-    tokenizer: the tokenizer's file, rather than the one in `spec`.
-    variant: a released model, to say where its tokenizer is published.
+    spec: preprocessing string of texts.
+    tokenizer: path of the tokenizer's file, instead of the one in `spec`.
+    variant: released model; if the tokenizer is missing, the error says where
+      this model's is published.
 
   Raises:
     UserError: the string is wrong, or the tokenizer is missing or damaged.

@@ -1,8 +1,8 @@
-"""transformers' config.json and the arguments of TwoTowers, both ways.
+"""Conversion between transformers' config.json and arguments of TwoTowers.
 
-Of SiglipModel, and of Siglip2Model at the one size of square images that has
-as many patches as the model has positions: there it is a SiglipModel whose
-patches go through a dense layer.
+Supports SiglipModel, and Siglip2Model at one image size: square images with as
+many patches as the model has positions. At that size a Siglip2Model is a
+SiglipModel that embeds its patches with a dense layer.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from siglip_jax.weights import hf_json
 from siglip_jax.weights import hf_names
 
 SECTIONS = ("vision_config", "text_config")
-# What SiglipConfig takes for granted; config.json only says what differs.
+# Defaults of SiglipConfig; config.json lists only what differs from them.
 _DEFAULTS = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -37,8 +37,8 @@ _TEXT = _DEFAULTS | {
     "max_position_embeddings": 64,
     "projection_size": None,
 }
-_LARGEST = 2**24  # far over any size of a model, and far from overflows
-# The towers of this package have no other.
+_LARGEST = 2**24  # far above any model's sizes, far below overflows
+# The only values that this package's towers support.
 _FIXED = {
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
@@ -49,12 +49,12 @@ _FIXED = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-  """What config.json says.
+  """The settings in a config.json.
 
   Attributes:
-    siglip2: of a Siglip2Model.
+    siglip2: whether the model is a Siglip2Model.
     vision: settings of the image tower, complete and of the right types.
-    text: settings of the text tower, likewise.
+    text: settings of the text tower, complete and of the right types.
   """
 
   siglip2: bool
@@ -63,21 +63,21 @@ class Config:
 
   @property
   def num_positions(self) -> int:
-    """Patches of an image."""
+    """The number of patches in an image."""
     if self.siglip2:
       return self.vision["num_patches"]
     return (self.vision["image_size"] // self.vision["patch_size"]) ** 2
 
   @property
   def image_size(self) -> int:
-    """Side of the images, pixels."""
+    """The side of the images, pixels."""
     if self.siglip2:
       return math.isqrt(self.num_positions) * self.vision["patch_size"]
     return self.vision["image_size"]
 
   @property
   def text_len(self) -> int:
-    """Tokens of a text."""
+    """The length of a text, tokens."""
     return self.text["max_position_embeddings"]
 
 
@@ -85,44 +85,44 @@ def read(folder: Path) -> Config:
   """Reads config.json.
 
   Raises:
-    UserError: no such file, or one of another model.
+    UserError: the file is missing, or describes another kind of model.
   """
   path = folder / "config.json"
   config = {"model_type": None, **dict.fromkeys(SECTIONS, {})}
-  config |= _given(hf_json.read(path))
-  kind = config["model_type"]
-  if kind not in ("siglip", "siglip2"):
+  config |= _without_nulls(hf_json.read(path))
+  model_type = config["model_type"]
+  if model_type not in ("siglip", "siglip2"):
     raise UserError(
         f"{path} must be of a SiglipModel or Siglip2Model, model_type 'siglip'"
-        f" or 'siglip2'; got {kind!r}."
+        f" or 'siglip2'; got {model_type!r}."
     )
-  second = kind == "siglip2"
-  found = []
+  siglip2 = model_type == "siglip2"
+  sections = []
   for key, defaults in zip(
-      SECTIONS, (_VISION2 if second else _VISION, _TEXT), strict=True
+      SECTIONS, (_VISION2 if siglip2 else _VISION, _TEXT), strict=True
   ):
     section = config[key]
     if not isinstance(section, dict):
       raise UserError(f"{path}: {key} must be an object; got {section!r}.")
-    section = _given(section)
-    given = defaults | {k: section[k] for k in defaults if k in section}
-    _check_section(f"{path}: {key}", given)
-    found.append(given)
-  if second and math.isqrt(n := found[0]["num_patches"]) ** 2 != n:
+    section = _without_nulls(section)
+    settings = defaults | {k: section[k] for k in defaults if k in section}
+    _check_section(f"{path}: {key}", settings)
+    sections.append(settings)
+  if siglip2 and math.isqrt(n := sections[0]["num_patches"]) ** 2 != n:
     raise UserError(
         f"{path}: vision_config.num_patches must be a square, as of the patches"
         f" of a square image; got {n}."
     )
-  return Config(siglip2=second, vision=found[0], text=found[1])
+  return Config(siglip2=siglip2, vision=sections[0], text=sections[1])
 
 
-def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """What is said; null says no more than silence, in transformers' files."""
+def _without_nulls(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the settings without nulls, which transformers treats as unset."""
   return {k: v for k, v in settings.items() if v is not None}
 
 
-def _check_section(what: str, given: Mapping[str, Any]) -> None:
-  for key, value in given.items():
+def _check_section(what: str, settings: Mapping[str, Any]) -> None:
+  for key, value in settings.items():
     if key in _FIXED:
       if value != _FIXED[key]:
         raise UserError(
@@ -139,7 +139,7 @@ def _check_section(what: str, given: Mapping[str, Any]) -> None:
 
 
 def model(config: Config) -> dict[str, Any]:
-  """Keyword arguments of TwoTowers."""
+  """Returns the keyword arguments of TwoTowers."""
   vision, text = config.vision, config.text
   image = _sizes(vision) | {"patch": vision["patch_size"]}
   if config.image_size % vision["patch_size"]:
@@ -162,26 +162,26 @@ def _sizes(section: Mapping) -> dict[str, Any]:
 
 
 def of_params(flat: Mapping, image_size: int) -> dict[str, Any]:
-  """config.json, read off the parameters.
+  """Returns the content of config.json, derived from the parameters.
 
   Args:
-    flat: parameters by name, unrolled.
+    flat: parameters by name, blocks unrolled.
     image_size: side of the images, pixels.
 
   Raises:
-    UserError: a model that SiglipModel cannot be.
+    UserError: the model cannot be expressed as a SiglipModel.
   """
   vision = _section(flat, "img/Transformer/encoderblock_")
   text = _section(flat, "txt/Encoder_0/encoderblock_")
-  wanted = set(
+  expected = set(
       hf_names.pairs(vision["num_hidden_layers"], text["num_hidden_layers"])
   )
-  if wanted != flat.keys():
-    odd = sorted(wanted ^ flat.keys())
+  if expected != flat.keys():
+    differing = sorted(expected ^ flat.keys())
     raise UserError(
         "SiglipModel is two transformers with a pooling head of images, a"
         " last token and a projection of texts, temperature and bias; this"
-        f" model differs in {', '.join(odd[:3])}."
+        f" model differs in {', '.join(differing[:3])}."
     )
   vision |= {
       "model_type": "siglip_vision_model",
@@ -218,7 +218,7 @@ def of_params(flat: Mapping, image_size: int) -> dict[str, Any]:
 
 
 def _section(flat: Mapping, prefix: str) -> dict[str, Any]:
-  """Sizes of an encoder."""
+  """Returns the settings of the encoder whose blocks start with `prefix`."""
   blocks = {
       name.removeprefix(prefix).partition("/")[0]
       for name in flat

@@ -8,10 +8,11 @@ from siglip_jax.errors import UserError
 
 
 def read(path: Path, *, default: Mapping | None = None) -> dict:
-  """A JSON object; `default` where there is no file.
+  """Returns the JSON object in a file, or `default` if there is no file.
 
   Raises:
-    UserError: no such file, or no JSON object in it.
+    UserError: the file does not hold a JSON object, or it is missing and no
+      default is given.
   """
   if not path.is_file():
     if default is not None:
@@ -21,9 +22,9 @@ def read(path: Path, *, default: Mapping | None = None) -> dict:
         " save_pretrained writes it."
     )
   try:
-    found = json.loads(path.read_text())
+    value = json.loads(path.read_text())
   except (ValueError, OSError, RecursionError) as e:
-    raise UserError(f"{path} is no JSON, or damaged: {e}.") from None
-  if not isinstance(found, dict):
-    raise UserError(f"{path} must hold a JSON object; got {found!r:.80}.")
-  return found
+    raise UserError(f"{path} is not JSON, or damaged: {e}.") from None
+  if not isinstance(value, dict):
+    raise UserError(f"{path} must hold a JSON object; got {value!r:.80}.")
+  return value

@@ -1,8 +1,8 @@
-"""Names and layouts of a SiglipModel's tensors beside big_vision's.
+"""Conversion between big_vision's parameters and a SiglipModel's tensors.
 
-PyTorch keeps a dense layer's weights as (out, in), heads side by side, and an
-image's channels before its rows; the pooling head has query, key and value in
-one tensor.
+Names differ, and so do layouts: PyTorch stores a dense layer's weights as
+(out, in), with the heads side by side, and puts an image's channels before its
+rows. The pooling head has query, key and value in one tensor.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ _PATCHES = "vision_model.embeddings.patch_embedding"
 
 
 def pairs(image_depth: int, text_depth: int) -> dict[str, str]:
-  """big_vision's name -> transformers' name, blocks unrolled.
+  """Returns big_vision's name -> transformers' name, with blocks unrolled.
 
-  The pooling head's query, key and value all go to `in_proj_*`.
+  The pooling head's query, key and value all map to `in_proj_*`.
   """
-  found = {
+  names = {
       "t": "logit_scale",
       "b": "logit_bias",
       "img/pos_embedding": "vision_model.embeddings.position_embedding.weight",
@@ -31,76 +31,78 @@ def pairs(image_depth: int, text_depth: int) -> dict[str, str]:
       "txt/Embed_0/embedding": "text_model.embeddings.token_embedding.weight",
       f"{_HEAD}/probe": "vision_model.head.probe",
   }
-  found |= _layer("img/embedding", _PATCHES, _DENSE)
-  found |= _encoder("img/Transformer", "vision_model", image_depth)
-  found |= _encoder("txt/Encoder_0", "text_model", text_depth)
-  found |= _layer(
+  names |= _layer("img/embedding", _PATCHES, _DENSE)
+  names |= _encoder("img/Transformer", "vision_model", image_depth)
+  names |= _encoder("txt/Encoder_0", "text_model", text_depth)
+  names |= _layer(
       "img/Transformer/encoder_norm", "vision_model.post_layernorm", _NORM
   )
-  found |= _layer(
+  names |= _layer(
       "txt/Encoder_0/encoder_norm", "text_model.final_layer_norm", _NORM
   )
-  found |= _layer(f"{_HEAD}/LayerNorm_0", "vision_model.head.layernorm", _NORM)
-  found |= _mlp(_HEAD, "vision_model.head")
+  names |= _layer(f"{_HEAD}/LayerNorm_0", "vision_model.head.layernorm", _NORM)
+  names |= _mlp(_HEAD, "vision_model.head")
   out = "vision_model.head.attention.out_proj"
-  found |= _layer(f"{_HEAD}/{_ATTENTION}/out", out, _DENSE)
+  names |= _layer(f"{_HEAD}/{_ATTENTION}/out", out, _DENSE)
   for part in ("query", "key", "value"):
     for ours, theirs in _DENSE.items():
-      found[f"{_HEAD}/{_ATTENTION}/{part}/{ours}"] = f"{_JOINED}_{theirs}"
-  found |= _layer("txt/head", "text_model.head", _DENSE)
-  return found
+      names[f"{_HEAD}/{_ATTENTION}/{part}/{ours}"] = f"{_JOINED}_{theirs}"
+  names |= _layer("txt/head", "text_model.head", _DENSE)
+  return names
 
 
 def to_theirs(flat: Mapping[str, np.ndarray], names: Mapping[str, str]) -> dict:
-  """Parameters by big_vision's names as tensors by transformers'."""
-  found: dict = {}
+  """Converts big_vision's parameters, by name, to transformers' tensors."""
+  tensors: dict = {}
   for ours, theirs in names.items():
     if theirs.startswith(_JOINED):
-      # In the order of `pairs`: query, key, value.
-      found.setdefault(theirs, []).append(_to_theirs(ours, flat[ours]))
+      # `pairs` lists them in order: query, key, value.
+      tensors.setdefault(theirs, []).append(_to_theirs(ours, flat[ours]))
     else:
-      found[theirs] = _to_theirs(ours, flat[ours])
+      tensors[theirs] = _to_theirs(ours, flat[ours])
   return {
       name: np.concatenate(x) if isinstance(x, list) else x
-      for name, x in found.items()
+      for name, x in tensors.items()
   }
 
 
 def to_ours(
     tensors: Mapping[str, np.ndarray], names: Mapping[str, str], *, heads: dict
 ) -> dict[str, np.ndarray]:
-  """The inverse of `to_theirs`.
+  """Converts transformers' tensors to parameters; the inverse of `to_theirs`.
 
   Args:
-    tensors: by transformers' names.
-    names: of `pairs`.
-    heads: number of heads of "img" and of "txt".
+    tensors: arrays by transformers' names.
+    names: the result of `pairs`.
+    heads: number of attention heads of "img" and of "txt".
 
   Raises:
-    ValueError, einops.EinopsError: a tensor of the wrong rank, or heads that
-      do not divide it.
+    ValueError, einops.EinopsError: a tensor has the wrong rank, or its size is
+      not divisible by the number of heads.
   """
-  found = {}
+  flat = {}
   for ours, theirs in names.items():
     x = tensors[theirs]
     if theirs.startswith(_JOINED):
       part = ("query", "key", "value").index(ours.split("/")[-2])
       x = np.split(x, 3)[part]
-    found[ours] = _to_ours(ours, x, heads.get(ours.split("/")[0]))
-  return found
+    flat[ours] = _to_ours(ours, x, heads.get(ours.split("/")[0]))
+  return flat
 
 
 def with_convolution(
     tensors: Mapping[str, np.ndarray], patch: int
 ) -> dict[str, np.ndarray]:
-  """A Siglip2Model's tensors as a SiglipModel's.
+  """Converts a Siglip2Model's tensors to a SiglipModel's.
+
+  The dense layer that embeds patches becomes a convolution.
 
   Args:
-    tensors: by transformers' names.
+    tensors: arrays by transformers' names.
     patch: side of a patch, pixels.
 
   Raises:
-    einops.EinopsError: the weights of its dense layer do not divide so.
+    einops.EinopsError: the dense layer's weights are not of patches this size.
   """
   name = f"{_PATCHES}.weight"
   kernel = einops.rearrange(
@@ -120,21 +122,21 @@ def _mlp(ours: str, theirs: str) -> dict[str, str]:
 
 
 def _encoder(ours: str, theirs: str, depth: int) -> dict[str, str]:
-  found = {}
+  names = {}
   for i in range(depth):
     a, b = f"{ours}/encoderblock_{i}", f"{theirs}.encoder.layers.{i}"
-    found |= _layer(f"{a}/LayerNorm_0", f"{b}.layer_norm1", _NORM)
-    found |= _layer(f"{a}/LayerNorm_1", f"{b}.layer_norm2", _NORM)
-    found |= _mlp(a, b)
+    names |= _layer(f"{a}/LayerNorm_0", f"{b}.layer_norm1", _NORM)
+    names |= _layer(f"{a}/LayerNorm_1", f"{b}.layer_norm2", _NORM)
+    names |= _mlp(a, b)
     for part in ("query", "key", "value"):
       proj = f"{b}.self_attn.{part[0]}_proj"
-      found |= _layer(f"{a}/{_ATTENTION}/{part}", proj, _DENSE)
-    found |= _layer(f"{a}/{_ATTENTION}/out", f"{b}.self_attn.out_proj", _DENSE)
-  return found
+      names |= _layer(f"{a}/{_ATTENTION}/{part}", proj, _DENSE)
+    names |= _layer(f"{a}/{_ATTENTION}/out", f"{b}.self_attn.out_proj", _DENSE)
+  return names
 
 
 def _patterns(ours: str) -> tuple[str, str] | None:
-  """einops patterns of our layout and theirs, where they differ."""
+  """Returns einops patterns of our layout and theirs, or None if the same."""
   if ours == "img/embedding/kernel":
     return "h w c d", "d c h w"
   if ours.endswith("pos_embedding"):

@@ -1,4 +1,4 @@
-"""SentencePiece models as the tokenizers library's."""
+"""Conversion of SentencePiece models to the tokenizers library's."""
 
 import tokenizers
 from tokenizers import models
@@ -8,21 +8,21 @@ from tokenizers import pre_tokenizers
 from siglip_jax.data import tokenizer
 from siglip_jax.errors import UserError
 
-# Of trainer_spec.model_type.
+# Values of trainer_spec.model_type.
 _UNIGRAM, _BPE = 1, 2
-# Of a piece's type.
+# Values of a piece's type.
 _NORMAL, _USER_DEFINED = 1, 4
 
 
 def read(data: bytes, *, path) -> tokenizers.Tokenizer:
-  """From text to pieces, with the model's own normalisation.
+  """Returns a tokenizer from text to pieces, with the model's normalisation.
 
   Args:
-    data: of a SentencePiece model.
-    path: where it is from, for errors.
+    data: content of a SentencePiece model's file.
+    path: path of the file, for error messages.
 
   Raises:
-    UserError: neither a unigram model nor one of byte pairs.
+    UserError: the model is neither unigram nor BPE.
   """
   proto = tokenizer.sentencepiece_proto(data)
   kind = proto.trainer_spec.model_type
@@ -62,41 +62,42 @@ def _bpe(proto) -> tokenizers.Tokenizer:
           byte_fallback=trainer.byte_fallback,
       )
   )
-  # No splitting at spaces, as pieces may have several.
+  # Do not split at spaces: a piece may contain several.
   steps = [*_normalizers(proto), normalizers.Replace(" ", tokenizer.SPACE)]
   if proto.normalizer_spec.add_dummy_prefix:
     steps.append(normalizers.Prepend(tokenizer.SPACE))
   built.normalizer = normalizers.Sequence(steps)
-  whole = [p.piece for p in proto.pieces if p.type == _USER_DEFINED]
-  built.add_tokens([tokenizers.AddedToken(x, normalized=True) for x in whole])
+  symbols = [p.piece for p in proto.pieces if p.type == _USER_DEFINED]
+  built.add_tokens([tokenizers.AddedToken(x, normalized=True) for x in symbols])
   return built
 
 
 def _merges(proto) -> list[tuple[str, str]]:
-  """All pairs of pieces that are a piece, those it merges first in front.
+  """Returns all pairs of pieces that form a piece, in merge order.
 
-  SentencePiece merges whatever neighbours make a piece, best score first.
+  SentencePiece merges any neighbours that form a piece, best score first.
   """
   pieces = [p for p in proto.pieces if p.type == _NORMAL]
   known = {p.piece for p in pieces}
-  found = []
+  pairs = []
   for p in sorted(pieces, key=lambda p: -p.score):
     for i in range(1, len(p.piece)):
       pair = p.piece[:i], p.piece[i:]
       if pair[0] in known and pair[1] in known:
-        found.append(pair)
-  return found
+        pairs.append(pair)
+  return pairs
 
 
 def _normalizers(proto) -> list:
-  spec, found = proto.normalizer_spec, []
+  spec, steps = proto.normalizer_spec, []
   if "nfkc" in spec.name:
-    # The library looks up a letter with its marks as one, and what it does not
-    # find is cut or left decomposed: here its rules get composed letters.
-    found.append(normalizers.NFKC())
+    # Compose letters and marks first. The library's `Precompiled` looks up a
+    # letter together with its marks. If it does not find them, it cuts them or
+    # leaves them decomposed.
+    steps.append(normalizers.NFKC())
   if spec.precompiled_charsmap:
-    found.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
   if spec.remove_extra_whitespaces:
-    found.append(normalizers.Replace(tokenizers.Regex(" {2,}"), " "))
-    found.append(normalizers.Replace(tokenizers.Regex("^ | $"), ""))
-  return found
+    steps.append(normalizers.Replace(tokenizers.Regex(" {2,}"), " "))
+    steps.append(normalizers.Replace(tokenizers.Regex("^ | $"), ""))
+  return steps

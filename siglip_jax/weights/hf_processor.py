@@ -1,8 +1,9 @@
-"""transformers' processor files and preprocessing strings, both ways.
+"""Conversion between transformers' processor files and preprocessing strings.
 
-preprocessor_config.json says how images become pixels, or since version 5 a
-part of processor_config.json, which then counts; tokenizer_config.json says
-which tokenizer class reads texts; the class decides on case and punctuation.
+preprocessor_config.json says how images become pixels. Since version 5 of
+transformers a part of processor_config.json says so, and takes precedence.
+tokenizer_config.json names the tokenizer class for texts; the class decides how
+case and punctuation are handled.
 """
 
 from collections.abc import Mapping
@@ -13,29 +14,32 @@ from pathlib import Path
 from typing import Any
 
 from siglip_jax.data import preprocess
+from siglip_jax.data import tokenizer as tokenizer_lib
 from siglip_jax.errors import UserError
 from siglip_jax.weights import hf_config
 from siglip_jax.weights import hf_json
 
-# Pillow's numbers.
+# Pillow's numbers of resampling filters.
 _METHODS = {1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area"}
 _GEMMA = ("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer")
 _SIGLIP = ("SiglipTokenizer",)
-# Of a tokenizer.json that holds all steps, as this package writes it; version 5
-# saves it again by the second name.
+# Classes of a tokenizer.json that holds every step, as this package writes it.
+# Version 5 of transformers uses the second name when it saves such a tokenizer.
 _ANY = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _EOS, _PAD = "</s>", "<pad>"
-_FILES = ("spiece.model", "tokenizer.json", "tokenizer.model")
+# The first that is there counts.
+_FILES = ("spiece.model", *sorted(tokenizer_lib.FORMATS))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Processor:
-  """How a folder's images and texts are prepared.
+  """The preprocessing of a folder's images and texts.
 
   Attributes:
-    image: preprocessing string.
-    text: preprocessing string; its tokenizer is the file's name.
-    tokenizer: the file, or None where the folder has none.
+    image: preprocessing string of images.
+    text: preprocessing string of texts; it names the tokenizer's file without
+      the folder.
+    tokenizer: path of the tokenizer's file, or None if the folder has none.
   """
 
   image: str
@@ -44,10 +48,11 @@ class Processor:
 
 
 def read(folder: Path, config: hf_config.Config) -> Processor:
-  """Reads a folder's processor; what its files leave open is as in SigLIP.
+  """Reads a folder's processor; settings its files omit default to SigLIP's.
 
   Raises:
-    UserError: a tokenizer or a step of preprocessing this package has not.
+    UserError: the folder uses a tokenizer or a preprocessing step that this
+      package does not support.
   """
   tokenizer = next((folder / f for f in _FILES if (folder / f).exists()), None)
   return Processor(
@@ -58,21 +63,22 @@ def read(folder: Path, config: hf_config.Config) -> Processor:
 
 
 def _image_settings(folder: Path) -> tuple[Path, dict]:
-  """The file that counts, and what it says of images."""
+  """Returns the file that takes precedence, and its settings for images."""
   path, key = folder / "processor_config.json", "image_processor"
-  found = ({key: None} | hf_json.read(path, default={}))[key]
-  if found is None:
+  settings = ({key: None} | hf_json.read(path, default={}))[key]
+  if settings is None:
     path = folder / "preprocessor_config.json"
     return path, hf_json.read(path, default={})
-  if not isinstance(found, dict):
-    raise UserError(f"{path}: {key} must be an object; got {found!r}.")
-  return path, found
+  if not isinstance(settings, dict):
+    raise UserError(f"{path}: {key} must be an object; got {settings!r}.")
+  return path, settings
 
 
-def _image(path: Path, said: Mapping, config: hf_config.Config) -> str:
+def _image(path: Path, saved: Mapping, config: hf_config.Config) -> str:
   side = config.image_size
-  # A Siglip2Model's processor keeps to a number of patches, not to a size. A
-  # square image of as many patches as there are positions is this one.
+  # A Siglip2Model's processor limits the number of patches instead of fixing
+  # the image size. It resizes square images to `side` if that limit is the
+  # model's number of positions.
   patches = {
       "patch_size": config.vision["patch_size"],
       "max_num_patches": config.num_positions,
@@ -84,39 +90,39 @@ def _image(path: Path, said: Mapping, config: hf_config.Config) -> str:
       "do_center_crop": False,
       "size": {"height": side, "width": side},
   }
-  given = {
+  settings = {
       "rescale_factor": 1 / 255,
       "image_mean": [0.5] * 3,
       "image_std": [0.5] * 3,
       "resample": 2 if config.siglip2 else 3,
   }
-  given |= fixed | {k: v for k, v in said.items() if v is not None}
+  settings |= fixed | {k: v for k, v in saved.items() if v is not None}
   supported = (
-      all(given[k] == v for k, v in fixed.items())
-      and given["resample"] in list(_METHODS)
-      and _is(given["rescale_factor"], 1 / 255)
+      all(settings[k] == v for k, v in fixed.items())
+      and settings["resample"] in list(_METHODS)
+      and _is_close(settings["rescale_factor"], 1 / 255)
   )
-  low, high = _value_range(given["image_mean"], given["image_std"])
+  low, high = _value_range(settings["image_mean"], settings["image_std"])
   if not supported or low is None:
     more = f", {config.num_positions} patches," if config.siglip2 else ""
     raise UserError(
         f"{path} must resize to {side} x {side}{more} with one of Pillow's"
         " filters, divide by 255 and normalise all colors alike; got"
-        f" {json.dumps(dict(said))}."
+        f" {json.dumps(dict(saved))}."
     )
-  method = _METHODS[given["resample"]]
+  method = _METHODS[settings["resample"]]
   return (
       f"decode|resize({side}, method={method!r})|"
       f"value_range({low:g}, {high:g})"
   )
 
 
-def _is(x: Any, wanted: float) -> bool:
-  return isinstance(x, float | int) and abs(x - wanted) < 1e-6
+def _is_close(x: Any, expected: float) -> bool:
+  return isinstance(x, float | int) and abs(x - expected) < 1e-6
 
 
 def _value_range(mean: Any, std: Any) -> tuple[float | None, float | None]:
-  """What 0 and 255 become, where all colors are treated alike."""
+  """Returns what 0 and 255 become, or Nones if colors are not treated alike."""
   values = []
   for x in (mean, std):
     numbers = x if isinstance(x, list) else [x]
@@ -135,46 +141,46 @@ def _text(folder: Path, tokenizer: Path | None, model: hf_config.Config) -> str:
   config = {"tokenizer_class": None, "do_lower_case": True, "pad_token": None}
   config |= hf_json.read(path, default={})
   name = tokenizer.name if tokenizer is not None else "none"
-  kind = config["tokenizer_class"]
-  if kind is None:
-    second = model.siglip2 or model.text["vocab_size"] == 256_000
-    kind = (_GEMMA if second else _SIGLIP)[0]
-  if kind in _SIGLIP:
-    options, before = "pad_value=1, space='marked'", "strip_punctuation|"
+  tokenizer_class = config["tokenizer_class"]
+  if tokenizer_class is None:
+    siglip2 = model.siglip2 or model.text["vocab_size"] == 256_000
+    tokenizer_class = (_GEMMA if siglip2 else _SIGLIP)[0]
+  if tokenizer_class in _SIGLIP:
+    options, prefix = "pad_value=1, space='marked'", "strip_punctuation|"
     if config["do_lower_case"]:
-      before = f"lower|{before}"
+      prefix = f"lower|{prefix}"
     _check_padding(path, config["pad_token"], _EOS)
-  elif kind in _GEMMA:
-    # Trained on lower case, whether or not the tokenizer sees to it.
-    options, before = "pad_value=0", "lower('characters')|"
+  elif tokenizer_class in _GEMMA:
+    # The models were trained on lower case, even if the tokenizer keeps case.
+    options, prefix = "pad_value=0", "lower('characters')|"
     _check_padding(path, config["pad_token"], _PAD)
-  elif kind in _ANY and "siglip_jax_text" in config:
+  elif tokenizer_class in _ANY and "siglip_jax_text" in config:
     return _own(folder, config["siglip_jax_text"], model.text_len)
   else:
     raise UserError(
         f"{path}: tokenizer_class must be one of"
-        f" {', '.join((*_SIGLIP, *_GEMMA))}; got {kind!r}."
+        f" {', '.join((*_SIGLIP, *_GEMMA))}; got {tokenizer_class!r}."
     )
   return (
-      f"{before}tokenize(max_len={model.text_len}, model={name!r},"
+      f"{prefix}tokenize(max_len={model.text_len}, model={name!r},"
       f" eos='sticky', {options})"
   )
 
 
-def _check_padding(path: Path, said: Any, wanted: str) -> None:
-  """Raises UserError unless the token is left open or the one trained with."""
-  if isinstance(said, dict):
-    # Version 4 wrote tokens with their options.
-    said = {"content": None, **said}["content"]
-  if said not in (None, wanted):
+def _check_padding(path: Path, pad_token: Any, expected: str) -> None:
+  """Checks that pad_token is unset or the one that the model trained with."""
+  if isinstance(pad_token, dict):
+    # Version 4 of transformers saved tokens together with their options.
+    pad_token = {"content": None, **pad_token}["content"]
+  if pad_token not in (None, expected):
     raise UserError(
-        f"{path}: pad_token must be {wanted!r}, as the model was trained with;"
-        f" got {said!r}."
+        f"{path}: pad_token must be {expected!r}, as the model was trained"
+        f" with; got {pad_token!r}."
     )
 
 
 def _own(folder: Path, text: Any, text_len: int) -> str:
-  """The string that this package wrote into the folder."""
+  """Returns the preprocessing string that this package saved in the folder."""
   path = folder / "tokenizer_config.json"
   if not isinstance(text, str):
     raise UserError(
@@ -193,12 +199,12 @@ def write(folder: os.PathLike, image: str, image_size: int) -> None:
   """Writes preprocessor_config.json.
 
   Args:
-    folder: there already.
+    folder: an existing folder.
     image: preprocessing string of images.
     image_size: side of the images, pixels.
 
   Raises:
-    UserError: transformers cannot do what it does.
+    UserError: transformers' processor cannot do the same preprocessing.
   """
   calls = preprocess.parse(image)
   steps = {name: (args, kwargs) for name, args, kwargs in calls}

@@ -1,8 +1,8 @@
-"""A run's tokenizer, with its preprocessing, as transformers reads one.
+"""Export of a run's tokenizer and text preprocessing to transformers.
 
-SigLIP's own way of reading texts is a class of transformers. All others become
-a tokenizer.json that holds every step: lower case, normalisation, pieces, the
-end of sentence.
+transformers has a tokenizer class for SigLIP's own text preprocessing. Any
+other becomes a tokenizer.json that holds every step: lower case, normalisation,
+pieces and the end of sentence.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,11 @@ from tokenizers import normalizers
 from tokenizers import processors
 
 from siglip_jax.data import preprocess
+from siglip_jax.data import tokenizer as tokenizer_lib
 from siglip_jax.errors import UserError
 from siglip_jax.weights import hf_pieces
 
-# Sooner or later a text is like one of these.
+# Texts that tokenizers are compared on. All of these kinds occur in practice.
 PROBES = (
     "",
     " ",
@@ -35,8 +36,9 @@ PROBES = (
     "ΟΔΥΣΣΕΥΣ İstanbul",
     "word " * 80,
 )
-# A sigma at the end of a word, by Unicode's rule: after a letter that has case,
-# before none; marks do not count. tokenizers lower-cases characters alone.
+# A sigma at the end of a word, by Unicode's rule: a cased letter precedes it,
+# and none follows, ignoring marks. It needs a rule of its own, because the
+# tokenizers library lowercases each character without its context.
 _CASED = r"[\p{Lu}\p{Ll}\p{Lt}]"
 _MARK = r"[\p{Mn}\p{Me}\p{Cf}\p{Lm}\p{Sk}'.:\u00b7\u2018\u2019\u2024\u2027]"
 _AFTER = "|".join(_CASED + _MARK * n for n in range(4))
@@ -44,25 +46,25 @@ _LAST_SIGMA = f"(?<={_AFTER})Σ(?!{_MARK}*{_CASED})"
 
 
 def write(folder: Path, text: preprocess.Preprocess) -> None:
-  """Writes the files of the tokenizer into a folder.
+  """Writes the tokenizer's files into a folder.
 
   Args:
-    folder: there already.
+    folder: an existing folder.
     text: preprocessing of texts, with a tokenizer.
 
   Raises:
-    UserError: transformers cannot do what it does.
+    UserError: transformers cannot do the same preprocessing.
   """
   options = preprocess.tokenize_options(text.spec)
   *calls, _ = preprocess.parse(text.spec)
   steps = _steps(text.spec, calls, options)
   tokenizer = text.tokenizer
-  assert tokenizer is not None, "of tokenize"
+  assert tokenizer is not None, text.spec
   config: dict[str, Any] = {
       "model_max_length": options["max_len"],
       "model_input_names": ["input_ids"],
       "padding_side": "right",
-      # A text that spells "</s>" is a text.
+      # "</s>" within a text is ordinary characters, not a special token.
       "split_special_tokens": True,
       "processor_class": "SiglipProcessor",
   }
@@ -87,7 +89,7 @@ def write(folder: Path, text: preprocess.Preprocess) -> None:
 
 
 def _steps(spec: str, calls: Sequence, options: dict) -> list[str]:
-  """Names of the steps before tokenize, with lower's method."""
+  """Returns the names of the steps before tokenize; lower's with its method."""
   steps = [
       f"{name}:{preprocess.arguments(name, args, kwargs)['method']}"
       if name == "lower"
@@ -112,27 +114,27 @@ def _is_siglip(steps: list[str], options: dict, tokenizer) -> bool:
 
 
 def _renamed(calls: Sequence, options: dict) -> str:
-  """The preprocessing string with the file's new name."""
+  """Returns the preprocessing string with the tokenizer file's new name."""
   renamed = options | {"model": "tokenizer.json"}
   return preprocess.render([*calls, ("tokenize", [], renamed)])
 
 
 def _build(steps: list[str], options: dict, tokenizer):
-  """The whole way from a text to ids as one tokenizers.Tokenizer."""
+  """Returns one tokenizers.Tokenizer for all steps from a text to its ids."""
   if options["space"] != "plain":
     raise UserError(
         "space='marked' is what transformers does after lower and"
         " strip_punctuation, with texts filled up by the end of sentence."
     )
   built = _pieces(tokenizer)
-  given, own = _parts(built), built.normalizer
-  before = _normalizers(steps)
-  built.normalizer = normalizers.Sequence(before)
-  wanted = _parts(built)
-  if own is not None and given[: len(wanted)] == wanted:
-    built.normalizer = own  # a file of this module's has them already
+  own_parts, own = _parts(built), built.normalizer
+  added = _normalizers(steps)
+  built.normalizer = normalizers.Sequence(added)
+  added_parts = _parts(built)
+  if own is not None and own_parts[: len(added_parts)] == added_parts:
+    built.normalizer = own  # a file written by this module starts with them
   elif own is not None:
-    built.normalizer = normalizers.Sequence([*before, own])
+    built.normalizer = normalizers.Sequence([*added, own])
   name = built.id_to_token(tokenizer.eos_id)
   built.post_processor = processors.TemplateProcessing(
       single=f"$A {name}", special_tokens=[(name, tokenizer.eos_id)]
@@ -142,36 +144,36 @@ def _build(steps: list[str], options: dict, tokenizer):
 
 
 def _parts(built) -> list:
-  """The steps of its normalizer, as the file says them."""
-  found = json.loads(built.to_str())["normalizer"]
-  if found is None:
+  """Returns the steps of a tokenizer's normalizer, as its file lists them."""
+  spec = json.loads(built.to_str())["normalizer"]
+  if spec is None:
     return []
-  return found["normalizers"] if found["type"] == "Sequence" else [found]
+  return spec["normalizers"] if spec["type"] == "Sequence" else [spec]
 
 
 def _normalizers(steps: list[str]) -> list:
-  made = {
+  replacements = {
       "strip_punctuation": [r"[!-/:-@\[-`{-~]", ""],
       "lower:text": [_LAST_SIGMA, "ς"],
   }
-  found = []
+  sequence = []
   for step in steps:
-    if step in made:
-      pattern, content = made[step]
-      found.append(normalizers.Replace(tokenizers.Regex(pattern), content))
+    if step in replacements:
+      pattern, content = replacements[step]
+      sequence.append(normalizers.Replace(tokenizers.Regex(pattern), content))
     if step in ("lower:text", "lower:characters"):
-      found.append(normalizers.Lowercase())
+      sequence.append(normalizers.Lowercase())
     if step == "lower:ascii":
       for i in range(26):
         pair = chr(ord("A") + i), chr(ord("a") + i)
-        found.append(normalizers.Replace(*pair))
-  return found
+        sequence.append(normalizers.Replace(*pair))
+  return sequence
 
 
 def _pieces(tokenizer):
-  """The tokenizer's file alone."""
+  """Returns the tokenizer in the file alone, without the other steps."""
   data = tokenizer.read_bytes()
-  if _is_json(data):
+  if tokenizer_lib.file_name(data) == "tokenizer.json":
     built = tokenizers.Tokenizer.from_str(data.decode())
     built.no_padding()
     built.no_truncation()
@@ -180,32 +182,28 @@ def _pieces(tokenizer):
 
 
 def _compare(text: preprocess.Preprocess, built) -> None:
-  """Raises UserError where the files would read a probe otherwise."""
+  """Raises UserError if transformers would tokenize a probe differently."""
   rng = np.random.default_rng(0)
   for probe in PROBES:
-    wanted = text({"text": probe}, rng)["text"].tolist()
-    got = built.encode(probe).ids
-    if len(got) > len(wanted):
-      got = got[: len(wanted) - 1] + got[-1:]
-    if got != wanted[: len(got)]:
+    expected = text({"text": probe}, rng)["text"].tolist()
+    ids = built.encode(probe).ids
+    if len(ids) > len(expected):
+      ids = ids[: len(expected) - 1] + ids[-1:]
+    if ids != expected[: len(ids)]:
       raise UserError(
           "transformers' tokenizer would read texts otherwise than"
-          f" {text.spec!r}: {probe!r:.60} as {got[:8]}, not"
-          f" {wanted[:8]}. It cannot be exported."
+          f" {text.spec!r}: {probe!r:.60} as {ids[:8]}, not"
+          f" {expected[:8]}. It cannot be exported."
       )
 
 
 def _save(path: Path, built, source: bytes) -> None:
-  if _is_json(source):
+  if tokenizer_lib.file_name(source) == "tokenizer.json":
     same = tokenizers.Tokenizer.from_str(source.decode()).to_str()
     if same == built.to_str():
-      path.write_bytes(source)  # the library rounds scores anew
+      path.write_bytes(source)  # the library would round scores again
       return
   built.save(str(path))
-
-
-def _is_json(data: bytes) -> bool:
-  return data.lstrip()[:1] == b"{"
 
 
 def _write_json(path: Path, value: dict) -> None:

@@ -1,4 +1,4 @@
-"""Blocks of an encoder: one by one, or stacked for a scan over them."""
+"""Two layouts of an encoder's blocks: one by one, or stacked for a scan."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ _BLOCK = re.compile(rf"{_STACK}_(\d+)")
 
 
 def unrolled(params: Mapping) -> dict:
-  """`encoderblock` as `encoderblock_0`, `encoderblock_1`, ...
+  """Splits `encoderblock` into `encoderblock_0`, `encoderblock_1`, ...
 
   Args:
     params: a whole model, a tower or an encoder, in either layout; leaves are
       arrays or ShapeDtypeStructs.
 
   Returns:
-    A new nested dict; NumPy arrays in it are views of the given ones.
+    A new nested dict; its NumPy arrays are views of those in `params`.
   """
   return _rewrite(params, _unroll)
 
 
 def scanned(params: Mapping) -> dict:
-  """`encoderblock_0`, `encoderblock_1`, ... stacked as `encoderblock`.
+  """Stacks `encoderblock_0`, `encoderblock_1`, ... into `encoderblock`.
 
   Args:
     params: a whole model, a tower or an encoder, in either layout.

@@ -1,8 +1,9 @@
-"""Old layouts of ViT weights, such as AugReg's (arXiv 2106.10270).
+"""Conversion of old layouts of ViT weights, such as AugReg's.
 
-What a lone ViT saved before today's names differs in: where the position
-embedding is kept (in three places so far), whether it has a row for the class
-token, how submodules are numbered, and whether the MAP head is a module.
+AugReg is arXiv 2106.10270. Old files of a single ViT differ from the current
+layout in where the position embedding is stored (three places so far), whether
+it has a row for the class token, how submodules are numbered, and whether the
+MAP head is a module.
 """
 
 from collections.abc import Mapping
@@ -24,14 +25,14 @@ _NUMBERED = re.compile(
 
 
 def is_vit(params: Mapping) -> bool:
-  """Whether these are an image tower's parameters with nothing around them."""
+  """Whether these are the parameters of an image tower alone."""
   return "embedding" in params and "Transformer" in params
 
 
 def modern(saved: Mapping) -> dict:
-  """An image tower's parameters by today's names.
+  """Converts an image tower's parameters to the current layout.
 
-  A classifier's `head` and `pre_logits` stay, for the caller to drop.
+  A classifier's `head` and `pre_logits` are kept; the caller drops them.
   """
   params: dict[str, Any] = _renumbered(saved)
   encoder: dict[str, Any] = params["Transformer"]
@@ -46,21 +47,24 @@ def modern(saved: Mapping) -> dict:
 
 
 def _renumbered(node: Mapping) -> dict:
-  """Submodules numbered by kind: once, all in a block shared one count."""
+  """Numbers submodules by kind; in old files a block's kinds share a count."""
   counts: dict[str, int] = {}
-  found = {}
+  renumbered = {}
   for name in sorted(node):
     value = node[name]
-    new = _renumbered(value) if isinstance(value, Mapping) else value
+    child = _renumbered(value) if isinstance(value, Mapping) else value
     if kind := _NUMBERED.fullmatch(name):
       counts[kind[1]] = counts.get(kind[1], -1) + 1
       name = f"{kind[1]}_{counts[kind[1]]}"
-    found[name] = new
-  return found
+    renumbered[name] = child
+  return renumbered
 
 
 def _without_class_position(params: dict) -> dict:
-  """The class token's own position added to the token, and off the grid."""
+  """Adds the class token's position to the token, and drops it from the grid.
+
+  A position embedding without a row for the class token is left unchanged.
+  """
   positions = params.get("pos_embedding")
   if positions is None or positions.ndim != 3:
     return params

@@ -1,4 +1,4 @@
-"""Weights that live elsewhere, copied here while they are read."""
+"""Temporary local copies of remote weights."""
 
 from collections.abc import Iterator
 import contextlib
@@ -6,24 +6,25 @@ from pathlib import Path
 import tempfile
 
 from siglip_jax import files
+from siglip_jax.data.tokenizer import FORMATS
 
-# The files that weights are made of, not their copies for other frameworks.
-_NEEDED = (".npz", ".json", ".safetensors", ".model")
+# Suffixes of the files to copy; files for other frameworks have other ones.
+_NEEDED = (".npz", ".json", ".safetensors", "spiece.model", *FORMATS)
 
 
 @contextlib.contextmanager
 def local(path: files.AnyPath) -> Iterator[Path]:
   """Yields a local path, or a temporary copy of a remote file or folder.
 
-  There is nothing at the path that it yields if there is nothing at `path`.
+  If nothing exists at `path`, nothing exists at the yielded path either.
 
   Args:
-    path: local, or on a file system that fsspec knows. Of a remote folder the
-      files that weights are made of are copied, and of a remote workdir also
-      the newest parameters.
+    path: local, or on a file system that fsspec supports. From a remote folder,
+      only the files that weights consist of are copied; from a remote workdir,
+      the newest parameters as well.
 
   Raises:
-    UserError: no access, or a package is missing.
+    UserError: access is denied, or a package is missing.
   """
   if not files.is_remote(path):
     yield Path(path).expanduser()
@@ -37,7 +38,7 @@ def local(path: files.AnyPath) -> Iterator[Path]:
 def _copy(path: files.AnyPath, folder: Path) -> Path:
   fs, root = files.file_system(path)
   if not fs.exists(root):
-    return folder / Path(root).name  # not there either, for the caller to see
+    return folder / Path(root).name  # also missing, so that the caller notices
   for name in _chosen(fs, root):
     target = folder / Path(name).relative_to(Path(root).parent)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ def _chosen(fs, root: str) -> list[str]:
   steps = [Path(f).name for f in fs.ls(checkpoints, detail=False)]
   steps = sorted((s for s in steps if s.isdigit()), key=int)
   if not steps:
-    raise FileNotFoundError(checkpoints)
+    return names
   newest = f"{checkpoints}/{steps[-1]}"
   items = [f"{newest}/{item}" for item in ("params", "spec", "about")]
   return [*names, *(name for item in items for name in fs.find(item))]

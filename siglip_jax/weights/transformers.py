@@ -1,6 +1,7 @@
 """Folders of transformers: config.json and model.safetensors.
 
-A SiglipModel is read and written, a Siglip2Model is read at its square grid.
+A SiglipModel can be read and written. A Siglip2Model can only be read, at its
+square grid.
 """
 
 from collections.abc import Mapping
@@ -35,17 +36,19 @@ _CHECKSUM = "siglip_jax_crc32"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Folder:
-  """A model out of a folder.
+  """A model that was read from a folder.
 
   Attributes:
-    params: nested dict of float32 arrays, big_vision's names, unrolled.
+    params: nested dict of float32 arrays with big_vision's names, blocks
+      unrolled.
     model: keyword arguments of `TwoTowers`.
     image_size: side of the images, pixels.
-    text_len: tokens of a text.
+    text_len: length of a text, tokens.
     image: preprocessing string of images.
     text: preprocessing string of texts, for `tokenizer_path=tokenizer`.
-    tokenizer: the tokenizer's file, or None where the folder has none.
-    naflex: a Siglip2Model, as only the NaFlex models are released.
+    tokenizer: path of the tokenizer's file, or None if the folder has none.
+    naflex: whether this is a Siglip2Model; only the NaFlex models are released
+      as one.
   """
 
   params: dict
@@ -59,7 +62,7 @@ class Folder:
 
 
 def is_folder(folder: str | os.PathLike) -> bool:
-  """Whether it has transformers' config, or none of a run and weights."""
+  """Whether a folder has a config.json of transformers, or weights alone."""
   folder = Path(folder)
   path = folder / "config.json"
   if not path.is_file():
@@ -73,18 +76,19 @@ def is_folder(folder: str | os.PathLike) -> bool:
 def read(
     folder: str | os.PathLike, *, variant: zoo.Variant | None = None
 ) -> Folder:
-  """Reads a folder.
+  """Reads a folder that save_pretrained wrote.
 
-  A Siglip2Model also takes images of other shapes and sizes in transformers;
-  here its images are squares of as many patches as it has positions, for
-  which both give the same.
+  In transformers a Siglip2Model also takes images of other shapes and sizes.
+  Here its images are squares with as many patches as it has positions. For
+  these squares both give the same result.
 
   Args:
-    folder: as save_pretrained writes it.
-    variant: the released model that it must be.
+    folder: path of the folder.
+    variant: released model that the weights must be.
 
   Raises:
-    UserError: no such folder, one of another model, or a damaged one.
+    UserError: the folder is missing, holds another kind of model or not the
+      released one, or is damaged.
   """
   folder = Path(folder).expanduser()
   if not folder.exists():
@@ -154,14 +158,14 @@ def write(
   """Writes config.json and model.safetensors into a folder.
 
   Args:
-    folder: made where it is missing.
+    folder: path of the folder, created if it is missing.
     params: nested dict of a whole model, in either layout.
     image_size: side of the images, pixels.
-    pad_id: what fills up texts.
-    eos_id: what ends them.
+    pad_id: id that pads texts.
+    eos_id: id that ends texts.
 
   Raises:
-    UserError: a model that SiglipModel cannot be.
+    UserError: the model cannot be expressed as a SiglipModel.
   """
   folder = Path(folder)
   flat = tree.flatten(layouts.unrolled(jax.device_get(params)))
@@ -169,7 +173,7 @@ def write(
   config["text_config"] |= {
       "pad_token_id": pad_id,
       "eos_token_id": eos_id,
-      "bos_token_id": None,  # the default is no id of these vocabularies
+      "bos_token_id": None,  # the default is not an id of these vocabularies
   }
   depth = [config[k]["num_hidden_layers"] for k in hf_config.SECTIONS]
   tensors = {
@@ -178,39 +182,50 @@ def write(
   }
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / "model.safetensors"
-  # Older versions of transformers refuse files that do not say their format.
+  # Older versions of transformers refuse files that do not state a format.
   about = {"format": "pt", _CHECKSUM: _checksum(tensors)}
   safetensors.numpy.save_file(tensors, path, metadata=about)
   _sort_metadata(path)
   text = folder / "config.json"
   text.write_text(json.dumps(config, indent=2) + "\n")
-  path.chmod(text.stat().st_mode)  # the library lets nobody else read it
+  path.chmod(text.stat().st_mode)  # the library makes it private
 
 
 def _sort_metadata(path: Path) -> None:
-  """The library writes it in any order; the same model is to be the same file.
+  """Sorts a header's metadata, so that the same model gives the same file.
+
+  The library writes the metadata in any order.
 
   Args:
-    path: of safetensors: the header's length in 8 bytes, the header as JSON.
+    path: safetensors file: 8 bytes with the header's length, then the header as
+      JSON.
   """
   with path.open("r+b") as file:
     length = int.from_bytes(file.read(8), "little")
     header = json.loads(file.read(length))
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     data = json.dumps(header, separators=(",", ":")).encode().ljust(length)
-    assert len(data) == length, "the same, in another order"
+    assert len(data) == length, "sorting keeps the length"
     file.seek(8)
     file.write(data)
 
 
-def _tensors(folder: Path, wanted: set[str]) -> dict[str, np.ndarray]:
-  """All tensors by name, as float32."""
-  found: dict[str, np.ndarray] = {}
+def _tensors(folder: Path, expected: set[str]) -> dict[str, np.ndarray]:
+  """Returns all tensors of a folder by name, as float32.
+
+  Args:
+    folder: path of the folder.
+    expected: names of the model's tensors.
+
+  Raises:
+    UserError: a file is damaged, or the tensors are not the expected ones.
+  """
+  tensors: dict[str, np.ndarray] = {}
   for path in _files(folder):
     try:
       with safetensors.safe_open(path, "np") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        said = file.metadata() or {}
+        stored = {name: file.get_tensor(name) for name in file.keys()}
+        metadata = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as e:
       raise UserError(
           f"{path} is damaged or incomplete: {e}. Copy it again."
@@ -219,16 +234,17 @@ def _tensors(folder: Path, wanted: set[str]) -> dict[str, np.ndarray]:
       raise UserError(
           f"{path}: weights must be float32, float16 or bfloat16; {e}."
       ) from None
-    if _CHECKSUM in said and said[_CHECKSUM] != _checksum(tensors):
+    if _CHECKSUM in metadata and metadata[_CHECKSUM] != _checksum(stored):
       raise UserError(
           f"{path} is damaged: its tensors are not those that were written."
           " Copy it again."
       )
-    for name, x in tensors.items():
-      # Old versions saved 0, 1, 2, ... with the weights.
+    for name, x in stored.items():
+      # Old versions of transformers saved position ids (0, 1, 2, ...).
       if not name.endswith(".position_ids"):
-        found[name] = big_vision.float32(x, name=name, path=path)
-  missing, extra = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
+        tensors[name] = big_vision.float32(x, name=name, path=path)
+  missing = sorted(expected - tensors.keys())
+  extra = sorted(tensors.keys() - expected)
   if missing or extra:
     raise UserError(
         f"The tensors of {folder} must be those of the model and with the"
@@ -236,20 +252,23 @@ def _tensors(folder: Path, wanted: set[str]) -> dict[str, np.ndarray]:
         f" ({', '.join(missing[:2])}), {len(extra)} are unknown"
         f" ({', '.join(extra[:2])})."
     )
-  return found
+  return tensors
 
 
 def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
-  """Of names and values; the format has none, so ours is in its metadata."""
+  """Returns a checksum of names and values, for the metadata.
 
-  def one(name: str) -> int:
-    # As bytes, which bfloat16 has no other way to.
+  The safetensors format has none of its own.
+  """
+
+  def crc32(name: str) -> int:
+    # Viewed as bytes: bfloat16 arrays do not support the buffer protocol.
     data = tensors[name].reshape(-1).view(np.uint8).data
     return zlib.crc32(data, zlib.crc32(name.encode()))
 
   with futures.ThreadPoolExecutor() as pool:
-    found = list(pool.map(one, sorted(tensors)))
-  return f"{zlib.crc32(np.array(found, '<u4').tobytes()):08x}"
+    checksums = list(pool.map(crc32, sorted(tensors)))
+  return f"{zlib.crc32(np.array(checksums, '<u4').tobytes()):08x}"
 
 
 def _files(folder: Path) -> list[Path]:
@@ -259,17 +278,17 @@ def _files(folder: Path) -> list[Path]:
   if single.is_file():
     return [single]
   if index.is_file():
-    files = hf_json.read(index).get("weight_map")
-    if not isinstance(files, dict) or not all(
+    weight_map = hf_json.read(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(
         isinstance(f, str) and Path(f).name == f and f.strip(".")
-        for f in files.values()
+        for f in weight_map.values()
     ):
       raise UserError(f"{index} must map tensors to files beside it.")
-    found = [folder / name for name in sorted(set(files.values()))]
-    missing = [p for p in found if not p.is_file()]
+    paths = [folder / name for name in sorted(set(weight_map.values()))]
+    missing = [p for p in paths if not p.is_file()]
     if missing:
       raise UserError(f"{index} names {missing[0]}, which is not there.")
-    return found
+    return paths
   if pickles := sorted(folder.glob("*.bin")):
     raise UserError(
         f"{folder} has its weights in {pickles[0].name}, a pickle, which could"
@@ -283,7 +302,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _shapes(model: Mapping, side: int, length: int) -> dict[str, tuple]:
-  """Of the parameters of TwoTowers(**model), unrolled."""
+  """Returns the shapes of TwoTowers(**model)'s parameters, blocks unrolled."""
   shapes = TwoTowers(**model, scan=True).shapes((side, side, 3), length)
   flat = tree.flatten(layouts.unrolled(shapes))
   return {name: x.shape for name, x in flat.items()}

@@ -1,4 +1,4 @@
-"""Parameters out of the checkpoints of a workdir, without its train state."""
+"""Parameters from a workdir's checkpoints, read without a train state."""
 
 from collections.abc import Mapping
 import json
@@ -16,10 +16,10 @@ from siglip_jax.weights import checksums
 
 
 def read_params(workdir: str | Path) -> tuple[dict, dict]:
-  """Parameters as NumPy arrays and the spec, of the newest whole checkpoint.
+  """Returns the parameters and the spec of the newest readable checkpoint.
 
-  Nothing in the workdir is changed, and nothing need be known of the model.
-  Arrays are of the types they were saved in: a frozen tower may be bfloat16.
+  The parameters are NumPy arrays of the types that were saved: a frozen tower
+  may be bfloat16. The workdir is not changed, and the model need not be known.
 
   Raises:
     UserError: there is no checkpoint, or none can be read.
@@ -30,7 +30,7 @@ def read_params(workdir: str | Path) -> tuple[dict, dict]:
   for step in sorted(steps, key=lambda p: int(p.name), reverse=True):
     try:
       return _read_params(step)
-    # Orbax raises whatever its parts do: OSError, KeyError, ValueError, ...
+    # Orbax does not wrap errors of its parts: OSError, KeyError, ...
     except Exception as e:  # pylint: disable=broad-except
       reasons[step.name] = f"{type(e).__name__}: {first_line(e)}"
       logging.warning("%s is unreadable: %s", step, reasons[step.name])
@@ -58,10 +58,18 @@ def _read_json(item: Path) -> dict:
 
 
 def verify(found: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-  """Raises ValueError unless items are what was saved."""
+  """Verifies items of a checkpoint against the checksums saved with them.
+
+  Args:
+    found: item -> its content.
+    about: item -> its checksum when it was saved.
+
+  Raises:
+    ValueError: an item is not what was saved.
+  """
   for name, value in found.items():
-    of = checksums.of_json if name == "spec" else checksums.of_arrays
-    if of(value) != about[name]:
+    checksum = checksums.of_json if name == "spec" else checksums.of_arrays
+    if checksum(value) != about[name]:
       raise ValueError(f"the checksum of {name!r} is not the one saved")
 
 

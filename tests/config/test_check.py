@@ -8,7 +8,6 @@ import fakes
 import ml_collections
 import pytest
 
-from siglip_jax import workdir as workdir_lib
 from siglip_jax.config import check as config_check
 from siglip_jax.errors import UserError
 from siglip_jax.multihost import watchdog
@@ -126,10 +125,3 @@ assert not jax._src.xla_bridge.backends_are_initialized()
       [sys.executable, "-c", code], capture_output=True, text=True, check=False
   )
   assert done.returncode == 0, done.stderr
-
-
-def test_what_is_written_is_read_back(config, tmp_path):
-  workdir_lib.write_config(config, tmp_path)
-  again = workdir_lib.read_config(tmp_path)
-  assert again.model.image == config.model.image
-  assert [p.name for p in tmp_path.iterdir()] == ["config.json"]

@@ -83,7 +83,7 @@ def test_too_small_a_vocabulary_is_refused_and_leaves_nothing(tmp_path):
 def test_damaged_models_are_named(model, tmp_path, keep):
   path = tmp_path / "cut.model"
   path.write_bytes(model.read_bytes()[:keep])
-  with pytest.raises(UserError, match="cut.model is no SentencePiece model"):
+  with pytest.raises(UserError, match="cut.model is not a SentencePiece model"):
     tokenizer.Tokenizer(path)
   with pytest.raises(UserError, match="There is no tokenizer .*gone.model"):
     tokenizer.Tokenizer(tmp_path / "gone.model")

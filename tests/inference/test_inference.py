@@ -277,7 +277,7 @@ MISTAKES = [
     (lambda p, t: (cut(p / "cut.npz"),), {}, "damaged or incomplete"),
     (lambda p, t: (flipped(p / "flip.npz"),), {}, "damaged or incomplete"),
     (lambda p, t: (pickled(p / "p.npz"),), {}, "is a Python pickle"),
-    (lambda p, t: (pickles_inside(p / "o.npz"),), {}, "no plain array"),
+    (lambda p, t: (pickles_inside(p / "o.npz"),), {}, "not a plain array"),
     (lambda p, t: (NPZ,), {"weights": NPZ}, "weights= goes with the name"),
     (lambda p, t: (FOLDER,), {"variant": "tiny-b8-32"}, "not tiny-b8-32's"),
     (lambda p, t: (NPZ,), {"variant": "siglip-b16-256"}, "weights are tiny-b8"),
@@ -301,7 +301,7 @@ MISTAKES = [
     (
         lambda p, t: ("tiny-b8-32",),
         {"weights": NPZ, "tokenizer": NPZ},
-        "no SentencePiece model",
+        "not a SentencePiece model",
     ),
     (lambda p, t: (NPZ,), {"batch_size": 0}, "batch_size must be a positive"),
     (lambda p, t: (NPZ,), {"dtype": "int8"}, "dtype must be one of float32"),

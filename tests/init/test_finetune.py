@@ -1,8 +1,8 @@
 """configs/finetune.py: what is locked, and how inputs are prepared."""
 
+import config_files
 import fakes
 import pytest
-import test_configs
 
 from siglip_jax import tree
 from siglip_jax.config import check as config_check
@@ -13,7 +13,7 @@ NAMES = ["img/embedding/kernel", "txt/head/kernel", "t", "b"]
 
 
 def get(arg):
-  return test_configs.get("finetune", arg)[1]
+  return config_files.get("finetune", arg)[1]
 
 
 @pytest.mark.parametrize(

@@ -73,10 +73,10 @@ def test_a_locked_run_starts_from_another_and_never_reads_it_again(
 @pytest.mark.parametrize(
     "flags, match",
     [
-        ("--config.init.img.path=PLACE/gone", "nothing at .*gone: expected"),
-        ("--config.init.img.path=PLACE/tiny.py", "tiny.py is no .npz"),
+        ("--config.init.img.path=PLACE/gone", "There is no .*gone: expected"),
+        ("--config.init.img.path=PLACE/tiny.py", "tiny.py is not an .npz"),
         ("--config.init.img.path=PLACE/images", "no weights that are known"),
-        ("--config.init.img.path=nosuch://x", "nosuch://x cannot be read"),
+        ("--config.init.img.path=nosuch://x", "nosuch://x cannot be reached"),
         ("--config.init.img.dont_load=('a',)", "'a' matches none. Names are"),
         ("--config.init.img.dont_load=3", "dont_load"),
         ("--config.init.im.path=x", "sets no 'im'"),

@@ -68,3 +68,20 @@ def test_bias_gradients_add_up_in_float32():
       lambda p: jnp.sum(module.apply({"params": p}, x).astype(jnp.float32))
   )(params)
   np.testing.assert_array_equal(gradient["bias"], 60_000)
+
+
+def test_parameters_are_those_of_dense_general():
+  x = jnp.ones((2, 5, 24))
+  for features, heads_in, axis in [((4, 6), (), -1), ((24,), (4, 6), (-2, -1))]:
+    ours = dense.HeadsDense(features, heads_in)
+    theirs = nn.DenseGeneral(
+        features if len(features) > 1 else features[0],
+        axis=axis,
+        kernel_init=nn.initializers.xavier_uniform(),
+    )
+    y = x.reshape(2, 5, *heads_in) if heads_in else x
+    a, b = ours.init(jax.random.key(1), x), theirs.init(jax.random.key(1), y)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    np.testing.assert_allclose(
+        ours.apply(a, x), theirs.apply(b, y).reshape(2, 5, -1), rtol=1e-6
+    )

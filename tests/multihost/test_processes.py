@@ -23,6 +23,8 @@ from siglip_jax import sharding
 from siglip_jax.data import folders
 from siglip_jax.data.embeddings import Embeddings
 
+PATHS = [str(Path.cwd()), str(Path.cwd() / "tests")]  # of the two processes
+
 
 def values_and_gradients(mesh):
   """All ring losses of the same pairs on any mesh, as one flat dict."""
@@ -94,7 +96,7 @@ def both(tmp_path_factory, place, trained):
       subprocess.Popen(
           [*command, str(i), port, str(out), *embedded],
           cwd=Path.cwd(),
-          env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+          env={**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)},
           stderr=subprocess.PIPE,
           text=True,
       )

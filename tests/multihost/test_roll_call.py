@@ -1,3 +1,5 @@
+"""The roll call before a run: all come, or the missing are named."""
+
 from concurrent import futures
 import socket
 import time

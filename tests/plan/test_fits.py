@@ -1,7 +1,7 @@
 """The large configs fit on their slices, by the real TPU compiler."""
 
+import config_files
 import pytest
-from test_configs import get
 
 from siglip_jax.plan import estimate
 
@@ -20,7 +20,7 @@ SLICES = {
 def test_fits(slices, name):
   where = slices(SLICES[name])
   name, _, arg = name.partition(":")
-  _, config = get(name, arg or None)
+  _, config = config_files.get(name, arg or None)
   with config.unlocked():
     # Unrolled blocks need no more memory and take minutes to compile.
     config.model.scan = True

@@ -122,16 +122,3 @@ def test_digests_follow_what_they_are_of(tmp_path, monkeypatch):
   before = checks.code_digest()
   (tmp_path / "a.py").write_text("x = 2\n")
   assert checks.code_digest() != before
-
-
-def test_the_command_prints_what_it_found(command, place, tmp_path):
-  done = command.run(
-      "siglip_jax.preflight",
-      f"--config={place / 'tiny.py'}",
-      f"--workdir={tmp_path}",
-      status=0,
-  )
-  assert "worker 0 (" in done.out and "1 of 1 ready, 1 devices." in done.out
-  assert not list(tmp_path.iterdir())
-  refuse = command.refuse("siglip_jax.preflight", f"--workdir={tmp_path}")
-  assert "--config=configs/NAME.py is needed" in refuse

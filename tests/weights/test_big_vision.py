@@ -119,20 +119,20 @@ def huge(path):
 
 
 BAD = {
-    "magic": (changed(-2, 9), "is no .npz"),
+    "magic": (changed(-2, 9), "is not an .npz"),
     "version": (changed(6, 99), "damaged or incomplete: zip file version 9.9"),
     "encrypted": (changed(8, 1), "damaged or incomplete: .*encrypted"),
     "method": (changed(10, 77), "damaged or incomplete: .*not supported"),
     "huge": (huge, "damaged or incomplete: Unable to allocate"),
-    "empty": (lambda p: p.write_bytes(b""), "is no .npz"),
-    "text": (lambda p: p.write_text("PS"), "is no .npz"),
-    "array": (single, "is no .npz"),
+    "empty": (lambda p: p.write_bytes(b""), "is not an .npz"),
+    "text": (lambda p: p.write_text("PS"), "is not an .npz"),
+    "array": (single, "is not an .npz"),
     "pickle": (pickled, "Python pickle, which could run any code"),
     "torch": (
         lambda p: with_member(p, "archive/data.pkl", b"\x80\x02."),
-        "archive/data.pkl is no array. .*safetensors",
+        "archive/data.pkl is not an array. .*safetensors",
     ),
-    "objects": (objects, "a is no plain array"),
+    "objects": (objects, "a is not a plain array"),
     "no arrays": (lambda p: zipfile.ZipFile(p, "w").close(), "holds no arrays"),
     "integers": (integers, "must be float32.* a is int64"),
     "clash": (clash, "a is an array and a layer"),

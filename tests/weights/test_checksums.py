@@ -1,3 +1,5 @@
+"""Checksums: alike on any mesh, and different for every flipped bit."""
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding

@@ -1,9 +1,8 @@
 """transformers' folders: read as they mean it, and refused when they lie."""
 
-import json
-from pathlib import Path
-import shutil
-
+from hf_folders import TINY
+from hf_folders import TINY2
+from hf_folders import change
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -12,38 +11,9 @@ import pytest
 from safetensors import numpy as safetensors
 
 from siglip_jax import losses
-from siglip_jax import tree
 from siglip_jax.errors import UserError
 from siglip_jax.models.two_towers import TwoTowers
-from siglip_jax.weights import big_vision
 from siglip_jax.weights import transformers
-
-TINY = Path("tests/fixtures/hf_siglip_tiny")
-TINY2 = Path("tests/fixtures/hf_siglip2_tiny")
-
-
-@pytest.fixture
-def folder(tmp_path):
-  for name in ("config.json", "model.safetensors"):
-    shutil.copyfile(TINY / name, tmp_path / name)
-  return tmp_path
-
-
-@pytest.fixture
-def folder2(tmp_path):
-  return shutil.copytree(TINY2, tmp_path / "siglip2")
-
-
-def change(folder, name="config.json", **values):
-  path = folder / name
-  config = json.loads(path.read_text()) if path.exists() else {}
-  for key, value in values.items():
-    *nodes, leaf = key.split("__")
-    node = config
-    for n in nodes:
-      node = node[n]
-    node[leaf] = value
-  path.write_text(json.dumps(config))
 
 
 @pytest.mark.parametrize("tiny", [TINY, TINY2])
@@ -122,32 +92,10 @@ def test_a_folder_in_parts_in_half_precision_with_old_buffers(folder):
     transformers.read(folder)
 
 
-def test_what_config_json_leaves_out_is_siglips_default(tmp_path):
-  (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
-  safetensors.save_file({"a": np.ones(1)}, tmp_path / "model.safetensors")
-  # 404 tensors: 2 towers of 12 blocks of 16, and the rest.
-  with pytest.raises(UserError, match="must be float32"):
-    transformers.read(tmp_path)
-  safetensors.save_file({"a": np.ones(1, "f4")}, tmp_path / "model.safetensors")
-  with pytest.raises(UserError, match="408 are missing.* 1 are unknown .a"):
-    transformers.read(tmp_path)
-
-
 @pytest.mark.parametrize(
     "values, match",
     [
-        ({"model_type": "clip"}, "must be of a SiglipModel.*got 'clip'"),
         ({"model_type": "siglip2"}, "expected 2 dims. Received 4-dim"),
-        ({"vision_config": 3}, "vision_config must be an object; got 3"),
-        (
-            {"text_config__hidden_act": "gelu"},
-            "text_config.hidden_act must be 'gelu_pytorch_tanh'.* got 'gelu'",
-        ),
-        ({"vision_config__vision_use_head": False}, "vision_use_head must be"),
-        (
-            {"text_config__vocab_size": "200"},
-            "positive integer, at most 16777216; got '200'",
-        ),
         ({"text_config__num_hidden_layers": 4}, "16 are missing"),
         ({"text_config__num_hidden_layers": 2}, "16 are unknown"),
         (
@@ -167,32 +115,9 @@ def test_a_config_that_is_not_the_weights_is_named(folder, values, match):
     transformers.read(folder)
 
 
-@pytest.mark.parametrize(
-    "values, match",
-    [
-        (
-            {"vision_config__num_patches": 17},
-            "num_patches must be a square, .* got 17",
-        ),
-        (
-            {"vision_config__num_patches": 0},
-            "positive integer, at most 16777216; got 0",
-        ),
-        (
-            {"vision_config__num_patches": 25},
-            "must resize to 40 x 40, 25 patches, .*max_num_patches.: 16",
-        ),
-        ({"vision_config__patch_size": 4}, "must resize to 16 x 16"),
-        (
-            {"vision_config__patch_size": [8, 8]},
-            "positive integer, at most 16777216; got .8, 8.",
-        ),
-        ({"model_type": "siglip"}, "do not have the shapes"),
-    ],
-)
-def test_a_siglip2_config_that_is_not_the_weights(folder2, values, match):
-  change(folder2, **values)
-  with pytest.raises(UserError, match=match):
+def test_a_siglip2_config_that_is_not_the_weights(folder2):
+  change(folder2, model_type="siglip")
+  with pytest.raises(UserError, match="do not have the shapes"):
     transformers.read(folder2)
 
 
@@ -246,7 +171,7 @@ def test_missing_and_damaged_files_are_named(folder, tmp_path):
   (folder / "pytorch_model.bin").write_bytes(b"\x80\x02.")
   with pytest.raises(UserError, match="pickle.*save_pretrained"):
     transformers.read(folder)
-  for content, match in (("{", "no JSON, or damaged"), ("[]", "JSON object")):
+  for content, match in (("{", "not JSON, or damaged"), ("[]", "JSON object")):
     (folder / "config.json").write_text(content)
     with pytest.raises(UserError, match=match):
       transformers.read(folder)
@@ -268,7 +193,7 @@ def test_files_of_no_sense_are_named(folder, tmp_path):
   right = config.read_text()
   config.write_text("[" * 200_000)
   assert transformers.is_folder(folder)
-  refuse("config.json is no JSON, or damaged")
+  refuse("config.json is not JSON, or damaged")
   config.unlink()
   config.mkdir()
   refuse("There is no .*config.json")
@@ -288,112 +213,3 @@ def test_files_of_no_sense_are_named(folder, tmp_path):
   for name in ("", "..", "."):
     change(folder, "model.safetensors.index.json", weight_map={"a": name})
     refuse("must map tensors to files beside it")
-
-
-def test_what_this_package_wrote_must_fit_the_model(folder):
-  name = "tokenizer_config.json"
-  change(folder, name, tokenizer_class="PreTrainedTokenizerFast")
-  for text, match in (
-      ("lower", "must end in tokenize"),
-      ("tokenize(max_len=9, model='x')", "the 16 positions .* got max_len=9"),
-      (3, "must be a preprocessing string; got 3"),
-  ):
-    change(folder, name, siglip_jax_text=text)
-    with pytest.raises(UserError, match=match):
-      transformers.read(folder)
-
-
-@pytest.mark.parametrize(
-    "kind, right", [("SiglipTokenizer", "</s>"), ("Siglip2Tokenizer", "<pad>")]
-)
-def test_texts_are_filled_up_as_in_training(folder, kind, right):
-  name = "tokenizer_config.json"
-  for token in (right, {"content": right}, None):
-    change(folder, name, tokenizer_class=kind, pad_token=token)
-    transformers.read(folder)
-  for token in ("<unk>", {"content": "<unk>"}):
-    change(folder, name, pad_token=token)
-    with pytest.raises(UserError, match=f"must be '{right}', .* got '<unk>'"):
-      transformers.read(folder)
-
-
-def test_the_files_say_how_to_prepare(folder):
-  def read():
-    found = transformers.read(folder)
-    return found.image, found.text
-
-  image, text = read()
-  assert image == "decode|resize(32, method='bicubic')|value_range(-1, 1)"
-  assert text.startswith("lower|strip_punctuation|tokenize(max_len=16")
-  assert "space='marked'" in text and "pad_value=1" in text
-  name = "preprocessor_config.json"
-  change(folder, name, resample=2, do_convert_rgb=None)
-  change(folder, name, image_mean=[0.0] * 3, image_std=[1.0] * 3)
-  change(folder, "tokenizer_config.json", tokenizer_class="GemmaTokenizerFast")
-  gemma = "tests/fixtures/gemma_tokenizer.json"
-  shutil.copyfile(gemma, folder / "tokenizer.json")
-  image, text = read()
-  assert image == "decode|resize(32, method='bilinear')|value_range(0, 1)"
-  assert text == (
-      "lower('characters')|tokenize(max_len=16, model='tokenizer.json',"
-      " eos='sticky', pad_value=0)"
-  )
-  assert transformers.read(folder).tokenizer == folder / "tokenizer.json"
-  change(folder, "tokenizer_config.json", tokenizer_class="CLIPTokenizer")
-  with pytest.raises(UserError, match="SiglipTokenizer.* got 'CLIPTokenizer'"):
-    read()
-
-
-def test_the_processor_of_version_5_counts(folder):
-  change(folder, "preprocessor_config.json", resample=3)
-  change(folder, "processor_config.json", processor_class="SiglipProcessor")
-  assert "bicubic" in transformers.read(folder).image
-  change(folder, "processor_config.json", image_processor={"resample": 2})
-  assert "bilinear" in transformers.read(folder).image
-  change(folder, "processor_config.json", image_processor={"do_resize": False})
-  with pytest.raises(UserError, match="/processor_config.json must resize"):
-    transformers.read(folder)
-  change(folder, "processor_config.json", image_processor="x")
-  with pytest.raises(UserError, match="must be an object; got 'x'"):
-    transformers.read(folder)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"do_resize": False},
-        {"resample": 0},
-        {"resample": "bicubic"},
-        {"resample": [3]},
-        {"size": {"height": 32, "width": 48}},
-        {"size": {"shortest_edge": 32}},
-        {"rescale_factor": 1},
-        {"image_mean": [0.4, 0.5, 0.6]},
-        {"image_mean": "x"},
-        {"image_std": 0},
-        {"do_center_crop": True},
-    ],
-)
-def test_other_preprocessing_is_refused(folder, values):
-  change(folder, "preprocessor_config.json", **values)
-  with pytest.raises(UserError, match="config.json must resize"):
-    transformers.read(folder)
-
-
-def test_models_that_siglip_model_cannot_be(tmp_path):
-  params = tree.flatten(big_vision.read("tests/fixtures/big_vision_tiny.npz"))
-
-  def refuse(match, *, image_size=32, **changes):
-    flat = params | changes
-    flat = {n: x for n, x in flat.items() if x is not None}
-    with pytest.raises(UserError, match=match):
-      transformers.write(tmp_path, tree.unflatten(flat), image_size=image_size)
-
-  refuse("differs in b", b=None)
-  refuse("differs in img/cls", **{"img/cls": np.ones((1, 1, 64), "f4")})
-  refuse("16 positions and patches of 8 .* 64 x 64", image_size=64)
-  narrow = {"txt/head/kernel": np.ones((64, 5), "f4")}
-  refuse("width of the image tower, 64; got 5", **narrow)
-  no_blocks = {n: None for n in params if "txt/Encoder_0/encoderblock" in n}
-  refuse("no blocks txt/Encoder_0/encoderblock_0", **no_blocks)
-  assert not list(tmp_path.iterdir())

@@ -1,13 +1,13 @@
-"""Attention of short sequences as a Pallas TPU kernel: no map reaches HBM.
+"""Pallas TPU attention for short sequences; attention maps never reach HBM.
 
-A head's whole map fits in VMEM many times over, so the kernels read queries,
-keys and values once, write the output once, and save nothing for the backward
-pass, which makes the map again. Arrays are (B, L, N*H), as the projections
-make them: heads are lanes of one row, told apart in VMEM.
+A head's whole attention map fits in VMEM many times over. The kernels therefore
+read queries, keys and values once, write the output once, and save nothing for
+the backward pass, which recomputes the map. Arrays are (B, L, N*H), as the
+projections produce them: heads are lanes of one row and are separated in VMEM.
 
-Maps are held with keys on sublanes and queries on lanes. Maxima and sums over
-keys are then elementwise, and four of the five matmuls of the backward pass
-need no transpose.
+Maps have keys on sublanes and queries on lanes. Maxima and sums over keys are
+then elementwise, and four of the five matmuls of the backward pass need no
+transpose.
 """
 
 import functools
@@ -31,16 +31,18 @@ from siglip_jax.sharding import BATCH_AXES
 def fused_attention(
     qkv: Float[Array, "B L E"], *, num_heads: int, interpret: bool = False
 ) -> Float[Array, "B L D"]:
-  """softmax(query key^T) value for each head, E = 3 D, D = num_heads * H.
+  """Returns softmax(query key^T) value for each head.
 
-  Softmax and sums are float32, matmuls of the input's dtype. Under a mesh
-  (`jax.sharding.use_abstract_mesh` or `jax.set_mesh`) the batch stays split
-  over data and fsdp, and heads over tensor.
+  E = 3 D and D = num_heads * H. The softmax and sums are float32; matmuls have
+  the input's dtype. Under a mesh (`jax.sharding.use_abstract_mesh` or
+  `jax.set_mesh`) the batch stays split over data and fsdp, and heads over
+  tensor.
 
   Args:
-    qkv: queries, keys and values side by side, as `join` makes projections.
-    num_heads: must divide D.
-    interpret: run on any device, slowly, for tests.
+    qkv: queries, keys and values side by side: the output of a dense layer
+      whose weights and biases come from `join`.
+    num_heads: number of heads; must divide D.
+    interpret: whether to run on any device, slowly, for tests.
 
   Raises:
     UserError: the sequence does not fit in VMEM, or the TPU is a v2 or v3.
@@ -62,8 +64,8 @@ def fused_attention(
     return local(qkv)
   batch = tuple(a for a in BATCH_AXES if a in auto)
   spec = P(batch, None, "tensor" if parts > 1 else None)
-  # Kernels are opaque to the partitioner, and their outputs' replication is
-  # not tracked.
+  # The partitioner cannot see inside kernels, hence the shard_map; check_vma is
+  # off because the replication of kernel outputs is not tracked.
   return jax.shard_map(
       local,
       mesh=mesh,
@@ -80,12 +82,13 @@ def join(
     value: Float[Array, "... D"],
     num_heads: int,
 ) -> Float[Array, "... E"]:
-  """The weights, or biases, of three projections as those of one.
+  """Joins the weights, or the biases, of three projections into one.
 
-  Its output is what `fused_attention` takes: one matmul reads its input once.
-  Queries are scaled here, by 1 / sqrt(H) and to base 2: in float32, on weights
-  that are rounded anyway, it costs no rounding of its own. Where a mesh splits
-  heads over tensor, each device has its queries, keys and values side by side.
+  The joined projection outputs what `fused_attention` takes, and its single
+  matmul reads the input once. The query weights are scaled by 1 / sqrt(H) and
+  converted to base 2. Scaling float32 weights adds no rounding of its own,
+  because they are rounded for the matmul anyway. If the mesh splits heads over
+  tensor, each device's queries, keys and values are side by side.
   """
   scale = (query.shape[-1] // num_heads) ** -0.5 / math.log(2)
   parts = _head_parts(num_heads)
@@ -96,21 +99,21 @@ def join(
 
 
 def _head_parts(num_heads: int) -> int:
-  """Over how many devices the heads are split."""
+  """Returns the number of devices that the heads are split over."""
   tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
   return tensor if num_heads % tensor == 0 else 1
 
 
 def check(attention: str) -> None:
-  """Raises UserError unless it is "auto", "xla" or "fused"."""
+  """Raises UserError unless `attention` is "auto", "xla" or "fused"."""
   if attention not in ("auto", "xla", "fused"):
     raise UserError(f"attention must be auto, xla or fused; got {attention!r}.")
 
 
 def is_chosen(attention: str, x: Float[Array, "B L D"], num_heads: int) -> bool:
-  """Whether `attention` means these kernels here, over x.
+  """Whether `attention` selects these kernels for x on the target device.
 
-  "auto" does on TPUs, where both kernels find room in VMEM: on v4, up to some
+  "auto" selects them on TPUs if both kernels fit in VMEM: on v4, up to about
   1,500 tokens of any width.
   """
   if attention != "auto":
@@ -119,10 +122,10 @@ def is_chosen(attention: str, x: Float[Array, "B L D"], num_heads: int) -> bool:
 
 
 def row_major(x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-  """x in the layout the kernels read; its gradient, too.
+  """Constrains x and its gradient to the layout that the kernels read.
 
-  Left alone, XLA:TPU lays a residual stream out with the batch innermost and
-  copies it around every kernel.
+  Without the constraint, XLA:TPU lays the residual stream out with the batch
+  innermost and copies it around every kernel.
   """
   if not on_tpu():
     return x
@@ -130,9 +133,10 @@ def row_major(x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
 
 
 def platform() -> str:
-  """Of what is being traced: "cpu", "gpu" or "tpu".
+  """Returns the platform being traced for: "cpu", "gpu" or "tpu".
 
-  The mesh in context knows, also where no TPU is; else the default device.
+  This is the platform of the mesh in context, which may be a TPU that this
+  machine does not have. Without a mesh it is the default backend.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.abstract_device is None:
@@ -141,7 +145,7 @@ def platform() -> str:
 
 
 def on_tpu() -> bool:
-  """Whether what is being traced will run on a TPU."""
+  """Whether the code being traced will run on a TPU."""
   return platform() == "tpu"
 
 
@@ -156,7 +160,7 @@ def _fits(x: Array, num_heads: int) -> bool:
 
 
 def _kind() -> str:
-  """The device's, as the mesh in context knows it, or an empty string."""
+  """Returns the device kind of the mesh in context, or an empty string."""
   mesh = jax.sharding.get_abstract_mesh()
   device = None if mesh.empty else mesh.abstract_device
   return device.device_kind if device else ""

@@ -1,9 +1,10 @@
-"""Fused attention kernels that work on one head a step.
+"""Fused attention kernels that compute one head per grid step.
 
-For heads that lie across registers of 128 lanes, in rows too long to be held in
-VMEM. A step reads the two registers its head may lie in. It writes those lanes
-of the first that are its own, and leaves the second one's in `carry` for the
-next head, which starts there. So steps follow each other along a row.
+They serve heads that cross boundaries of registers of 128 lanes, in rows too
+long to hold in VMEM. A step reads the two registers that its head may lie in.
+It writes the head's lanes of the first register, and leaves its lanes of the
+second register in `carry` for the next head, which starts there. The steps of a
+row must therefore run in order.
 """
 
 from collections.abc import Callable
@@ -22,93 +23,102 @@ LANES = kernels.LANES
 
 
 def first_tile(head: Array, head_dim: int) -> Array:
-  """Number of the register in which a head begins."""
+  """Returns the index of the register in which a head starts."""
   return jax.lax.div(head * head_dim, LANES)
 
 
 def last_tile(head: Array, head_dim: int) -> Array:
-  """Number of the register in which it ends, the same one or the next."""
+  """Returns the index of the register in which a head ends."""
   return jax.lax.div((head + 1) * head_dim - 1, LANES)
 
 
 def forward(*refs, head_dim: int):
-  """Refs are (1, L, 128): first and last register each of q, k, v; then out.
+  """Computes the output of one head.
 
-  Last comes its carry, (L, 128).
+  Args:
+    *refs: the first and last register of each of q, k and v, then out, all
+      (1, L, 128); then the carry of out, (L, 128).
+    head_dim: width of a head.
   """
   *inputs, out_ref, carry = refs
 
-  def head(registers: int, own: Callable[[Array], Array]):
+  def body(registers: int, keep_own: Callable[[Array], Array]):
     q, k, v = _read(inputs, registers)
     for rows in kernels.chunks(q.shape[0]):
-      out = kernels.attend(own(q[rows]), k, v)
-      _write(out_ref, carry, rows, out, own)
+      out = kernels.attend(keep_own(q[rows]), k, v)
+      _write(out_ref, carry, rows, out, keep_own)
 
-  _by_place([(out_ref, carry)], head_dim, head)
+  _run_head([(out_ref, carry)], head_dim, body)
 
 
 def backward(*refs, head_dim: int):
-  """As `forward`, of q, k, v and d_out; then dq, dk, dv and their carries."""
-  inputs, outputs = refs[:8], list(zip(refs[8:11], refs[11:], strict=True))
-  ln2 = math.log(2)  # queries came in base-2 units
+  """Computes the gradients of one head.
 
-  def head(registers: int, own: Callable[[Array], Array]):
+  Args:
+    *refs: the first and last register of each of q, k, v and d_out, then dq, dk
+      and dv, all (1, L, 128); then the carries of dq, dk and dv, (L, 128).
+    head_dim: width of a head.
+  """
+  inputs, outputs = refs[:8], list(zip(refs[8:11], refs[11:], strict=True))
+  ln2 = math.log(2)  # q is in base-2 units
+
+  def body(registers: int, keep_own: Callable[[Array], Array]):
     q, k, v, do = _read(inputs, registers)
     (dq_ref, dq_carry), *keys_and_values = outputs
     dk, dv = [], []
     for rows in kernels.chunks(q.shape[0]):
-      found = kernels.gradients(own(q[rows]), k, v, own(do[rows]))
-      _write(dq_ref, dq_carry, rows, found[0] * ln2, own)
-      dk.append(found[1])
-      dv.append(found[2])
+      grads = kernels.gradients(keep_own(q[rows]), k, v, keep_own(do[rows]))
+      _write(dq_ref, dq_carry, rows, grads[0] * ln2, keep_own)
+      dk.append(grads[1])
+      dv.append(grads[2])
     whole = slice(0, q.shape[0])
     for refs, parts, scale in zip(
         keys_and_values, (dk, dv), (ln2, 1.0), strict=True
     ):
       x = functools.reduce(jnp.add, parts) * scale
-      _write(*refs, whole, x, own)
+      _write(*refs, whole, x, keep_own)
 
-  _by_place(outputs, head_dim, head)
+  _run_head(outputs, head_dim, body)
 
 
-def _by_place(outputs, head_dim: int, head: Callable) -> None:
-  """Runs `head` for the one or two registers that this step's head lies in.
+def _run_head(outputs, head_dim: int, body: Callable) -> None:
+  """Runs `body` for the one or two registers that this step's head lies in.
 
   Args:
     outputs: pairs of an output and its carry.
     head_dim: width of a head.
-    head: takes how many registers there are, and what puts zeros, or another
-      array's values, on lanes of other heads.
+    body: called with the number of registers (1 or 2) and with a function that
+      replaces the lanes of other heads by zeros or by another array's values.
   """
   start = jax.lax.rem(pl.program_id(1) * head_dim, LANES)
   stop = start + head_dim
 
-  # The first head to begin in a register finds there the end of the one before.
+  # The first head to start in a register also stores the previous head's tail.
   @pl.when(start < head_dim)
   def _():
     for out, carry in outputs:
       out[0] = carry[...]
 
-  def own(x: Array, other: Array | None = None) -> Array:
+  def keep_own(x: Array, other: Array | None = None) -> Array:
     lane = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
     mask = (lane >= start) & (lane < stop)
     return jnp.where(mask, x, jnp.zeros_like(x) if other is None else other)
 
-  pl.when(stop <= LANES)(lambda: head(1, own))
-  pl.when(stop > LANES)(lambda: head(2, own))
+  pl.when(stop <= LANES)(lambda: body(1, keep_own))
+  pl.when(stop > LANES)(lambda: body(2, keep_own))
 
 
 def _read(refs: Sequence, registers: int) -> list[Array]:
-  """Arrays of which each has two refs, for its first and last register."""
+  """Reads arrays, each from the refs of its first and last register."""
   pairs = zip(refs[::2], refs[1::2], strict=True)
   if registers == 1:
     return [first[0] for first, _ in pairs]
   return [jnp.concatenate([first[0], last[0]], axis=1) for first, last in pairs]
 
 
-def _write(ref, carry, rows: slice, x: Array, own: Callable) -> None:
-  """This head's lanes of x, the second register's to `carry`."""
+def _write(ref, carry, rows: slice, x: Array, keep_own: Callable) -> None:
+  """Writes this head's lanes of x; a second register goes to `carry`."""
   x = x.astype(ref.dtype)
-  ref[0, rows] = own(x[:, :LANES], ref[0, rows])
+  ref[0, rows] = keep_own(x[:, :LANES], ref[0, rows])
   if x.shape[1] > LANES:
     carry[rows] = x[:, LANES:]

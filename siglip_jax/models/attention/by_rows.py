@@ -1,6 +1,7 @@
-"""The bodies of the fused attention kernels: what happens to a block in VMEM.
+"""Fused attention kernels that compute all heads of a block in VMEM.
 
-`attention_calls` cuts arrays into blocks and runs them.
+`calls` cuts arrays into blocks and runs the kernels. `attend` and `gradients`,
+the arithmetic of one head, also serve the kernels of `by_head`.
 """
 
 from collections.abc import Sequence
@@ -14,16 +15,17 @@ from jaxtyping import Array
 from jaxtyping import Float
 
 LANES = 128
-CHUNK = 256  # query rows a map has at most
+CHUNK = 256  # maximum query rows per attention map
 
 
 @dataclasses.dataclass(frozen=True)
 class _Head:
   """The lanes [start, stop) of one head in a row of `width`.
 
-  Heads are read with the whole registers of 128 lanes they lie in, and the
-  lanes of others zeroed: the matrix unit pads a head to 128 anyway, and moving
-  lanes costs more than a second tile for heads that lie across two registers.
+  A head is read as the whole registers of 128 lanes that it lies in, with the
+  lanes of other heads set to zero. The matrix unit pads a head to 128 lanes
+  anyway, and for a head that lies across two registers, moving lanes costs more
+  than a second tile.
   """
 
   start: int
@@ -32,32 +34,32 @@ class _Head:
 
   @property
   def lanes(self) -> slice:
-    """Of the registers it lies in."""
+    """The lanes of the registers that the head lies in."""
     first, last = self.start // LANES, -(-self.stop // LANES)
     return slice(first * LANES, min(last * LANES, self.width))
 
   @property
   def tiles(self) -> range:
-    """Numbers of those registers."""
+    """The indices of the registers that the head lies in."""
     return range(self.start // LANES, -(-self.stop // LANES))
 
   def only(self, x: Array) -> Array:
-    """x, of these lanes, with zeros on those of other heads."""
+    """Returns x, which has `lanes`, with zeros on the lanes of other heads."""
     mask = self._mask(x.shape, self.lanes.start)
     return x if mask is None else jnp.where(mask, x, jnp.zeros_like(x))
 
-  def merge(self, found: dict[int, Array], x: Array) -> None:
-    """Puts this head's lanes of x into tiles of 128 lanes."""
+  def merge(self, tiles: dict[int, Array], x: Array) -> None:
+    """Writes this head's lanes of x into `tiles` of 128 lanes."""
     for tile, part in self._cut(x):
       mask = self._mask(part.shape, tile * LANES)
-      if tile in found and mask is not None:
-        part = jnp.where(mask, part, found[tile])
-      found[tile] = part
+      if tile in tiles and mask is not None:
+        part = jnp.where(mask, part, tiles[tile])
+      tiles[tile] = part
 
-  def add(self, found: dict[int, Array], x: Array) -> None:
-    """The same for x with zeros on the lanes of other heads."""
+  def add(self, tiles: dict[int, Array], x: Array) -> None:
+    """Adds x, with zeros on the lanes of other heads, to `tiles`."""
     for tile, part in self._cut(x):
-      found[tile] = found[tile] + part if tile in found else part
+      tiles[tile] = tiles[tile] + part if tile in tiles else part
 
   def _cut(self, x):
     for i, tile in enumerate(self.tiles):
@@ -72,17 +74,17 @@ class _Head:
 
 
 def heads(width: int, head_dim: int) -> list[_Head]:
-  """The heads of a row, in order."""
+  """Returns the heads of a row, in order."""
   return [_Head(s, s + head_dim, width) for s in range(0, width, head_dim)]
 
 
 def chunks(length: int) -> list[slice]:
-  """Rows of a sequence, `CHUNK` at a time."""
+  """Returns the slices of a sequence's rows, up to `CHUNK` rows each."""
   return [slice(s, min(s + CHUNK, length)) for s in range(0, length, CHUNK)]
 
 
 def _read(ref, i, pack: int, lanes: slice) -> Array:
-  """Rows of the i-th `pack` sequences of a block."""
+  """Reads the rows of the i-th group of `pack` sequences of a block."""
   if pack == 1:
     return ref[i, :, lanes]
   x = ref[pl.ds(i * pack, pack), :, lanes]
@@ -90,11 +92,11 @@ def _read(ref, i, pack: int, lanes: slice) -> Array:
 
 
 def _write(
-    ref, i, pack: int, found: Sequence[dict[int, Array]], scale: float = 1.0
+    ref, i, pack: int, rows: Sequence[dict[int, Array]], scale: float = 1.0
 ) -> None:
-  """Tiles of 128 lanes, one dict for each chunk of rows."""
-  for tile in found[0]:
-    parts = [(f[tile] * scale).astype(ref.dtype) for f in found]
+  """Writes tiles of 128 lanes; `rows` has one dict per chunk of rows."""
+  for tile in rows[0]:
+    parts = [(tiles[tile] * scale).astype(ref.dtype) for tiles in rows]
     x = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=0)
     lanes = slice(tile * LANES, tile * LANES + x.shape[1])
     if pack == 1:
@@ -104,7 +106,7 @@ def _write(
 
 
 def _weights(k: Array, q: Array, pack: int) -> Float[Array, "K Q"]:
-  """Softmax over keys of one head's map; q in base-2 units."""
+  """Returns one head's softmax over keys; q is in base-2 units."""
   s = _dot(k, q, 1, 1)
   if pack > 1:
     length = jnp.int32(k.shape[0] // pack)
@@ -118,7 +120,7 @@ def _weights(k: Array, q: Array, pack: int) -> Float[Array, "K Q"]:
 
 
 def _dot(a: Array, b: Array, i: int, j: int) -> Array:
-  """Contracts axis i of a with axis j of b, in float32."""
+  """Contracts axis i of a with axis j of b, accumulating in float32."""
   return jax.lax.dot_general(
       a, b, (((i,), (j,)), ((), ())), preferred_element_type=jnp.float32
   )
@@ -130,13 +132,14 @@ def attend(
     v: Float[Array, "K D"],
     pack: int = 1,
 ) -> Float[Array, "Q D"]:
-  """One head's output, in float32.
+  """Returns one head's output, in float32.
 
   Args:
-    q: in base-2 units, zero on lanes of other heads.
-    k: keys; other heads' lanes do not matter.
-    v: values, likewise; the output has theirs, too.
-    pack: sequences in it, which do not attend to each other.
+    q: queries in base-2 units, zero on the lanes of other heads.
+    k: keys; the lanes of other heads may hold anything.
+    v: values; the lanes of other heads may hold anything, and the output's
+      lanes of other heads are then meaningless.
+    pack: number of sequences in the rows; they do not attend to each other.
   """
   p = _weights(k, q, pack)
   return _dot(p.astype(v.dtype), v, 0, 0)
@@ -149,10 +152,17 @@ def gradients(
     d_out: Float[Array, "Q D"],
     pack: int = 1,
 ) -> tuple[Float[Array, "Q D"], Float[Array, "K D"], Float[Array, "K D"]]:
-  """Of one head's queries, keys and values, in float32.
+  """Returns the float32 gradients of one head's queries, keys and values.
 
-  Takes what `attend` does, and `d_out`, zero on lanes of other heads. So are
-  those of keys and values then; those of q and k lack a factor of log 2.
+  The gradients of keys and values are zero on the lanes of other heads. The
+  gradients of queries and keys still need a factor of log 2.
+
+  Args:
+    q: as in `attend`.
+    k: as in `attend`.
+    v: as in `attend`.
+    d_out: gradient of the output, zero on the lanes of other heads.
+    pack: as in `attend`.
   """
   p = _weights(k, q, pack)
   dp = _dot(v, d_out, 1, 1)
@@ -163,15 +173,24 @@ def gradients(
 
 
 def forward(q_ref, k_ref, v_ref, out_ref, *, head_dim: int, pack: int):
-  """Refs are blocks (sequences, L, lanes); `pack` sequences share a map."""
+  """Computes the output of a block.
+
+  Args:
+    q_ref: queries, (sequences, L, lanes).
+    k_ref: keys, likewise.
+    v_ref: values, likewise.
+    out_ref: output, likewise.
+    head_dim: width of a head.
+    pack: number of sequences that share an attention map.
+  """
 
   def sequence(i, _):
     parts = chunks(q_ref.shape[1] * pack)
     out = [{} for _ in parts]
     for head in heads(q_ref.shape[2], head_dim):
       q, k, v = (_read(r, i, pack, head.lanes) for r in (q_ref, k_ref, v_ref))
-      for rows, found in zip(parts, out, strict=True):
-        head.merge(found, attend(head.only(q[rows]), k, v, pack))
+      for rows, tiles in zip(parts, out, strict=True):
+        head.merge(tiles, attend(head.only(q[rows]), k, v, pack))
     _write(out_ref, i, pack, out)
     return 0
 
@@ -181,8 +200,11 @@ def forward(q_ref, k_ref, v_ref, out_ref, *, head_dim: int, pack: int):
 def backward(
     q_ref, k_ref, v_ref, do_ref, dq_ref, dk_ref, dv_ref, *, head_dim, pack
 ):
-  """As `forward`, making the map again; gradients of all three inputs."""
-  ln2 = math.log(2)  # queries came in base-2 units
+  """Computes the gradients of a block's q, k and v; recomputes the map.
+
+  Arguments are as in `forward`, with the output's gradient `do_ref`.
+  """
+  ln2 = math.log(2)  # q is in base-2 units
 
   def sequence(i, _):
     parts = chunks(q_ref.shape[1] * pack)
@@ -191,10 +213,10 @@ def backward(
       q, k, v, do = (
           _read(r, i, pack, head.lanes) for r in (q_ref, k_ref, v_ref, do_ref)
       )
-      for rows, found in zip(parts, dq, strict=True):
+      for rows, tiles in zip(parts, dq, strict=True):
         qh, doh = head.only(q[rows]), head.only(do[rows])
         d_rows, d_keys, d_values = gradients(qh, k, v, doh, pack)
-        head.merge(found, d_rows)
+        head.merge(tiles, d_rows)
         head.add(dk, d_keys)
         head.add(dv, d_values)
     _write(dq_ref, i, pack, dq, ln2)

@@ -1,4 +1,4 @@
-"""The fused attention kernels over whole arrays: their grids and blocks."""
+"""Calls of the fused attention kernels on whole arrays: grids and blocks."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -20,12 +20,12 @@ _LANES = kernels.LANES
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Device:
-  """What kernels are compiled for.
+  """The device that kernels are compiled for.
 
   Attributes:
-    vmem: MiB of it.
+    vmem: VMEM of the device, MiB.
     mxu: side of the matrix unit.
-    interpret: run anywhere, slowly.
+    interpret: whether to run on any device, slowly.
   """
 
   vmem: int
@@ -36,12 +36,12 @@ class Device:
 def forward(
     qkv: Float[Array, "B L E"], num_heads: int, device: Device
 ) -> Float[Array, "B L D"]:
-  """Attention's output.
+  """Returns the output of attention.
 
   Args:
     qkv: queries, keys and values side by side, E = 3 D.
-    num_heads: in D.
-    device: where it runs.
+    num_heads: number of heads in D.
+    device: the device to run on.
   """
   return _call(qkv, (), num_heads, device)[0]
 
@@ -52,16 +52,23 @@ def backward(
     num_heads: int,
     device: Device,
 ) -> Float[Array, "B L E"]:
-  """The gradient of qkv; arguments as of `forward`."""
-  found = _call(qkv, (d_out,), num_heads, device)
-  return found[0] if len(found) == 1 else jnp.concatenate(found, axis=-1)
+  """Returns the gradient of qkv; see `forward` for the arguments."""
+  grads = _call(qkv, (d_out,), num_heads, device)
+  return grads[0] if len(grads) == 1 else jnp.concatenate(grads, axis=-1)
 
 
 def _call(qkv, more, num_heads, device: Device) -> Sequence[Array]:
-  """Runs a kernel: the forward one, or the backward one where there is more.
+  """Runs the forward kernel, or the backward kernel if `more` is not empty.
 
-  Returns the outputs, three of them side by side in one array where a block
-  holds whole rows.
+  Args:
+    qkv: queries, keys and values side by side.
+    more: empty, or (d_out,) for the backward kernel.
+    num_heads: number of heads.
+    device: the device to run on.
+
+  Returns:
+    The outputs. If a block holds whole rows, the three outputs of the backward
+    kernel may be side by side in one array.
   """
   batch, length, width = qkv.shape
   width //= 3
@@ -80,7 +87,7 @@ def _call(qkv, more, num_heads, device: Device) -> Sequence[Array]:
       mxu=device.mxu,
       by_head=blocks.by_head,
   )
-  run = _by_head if blocks.by_head else _by_rows
+  run = _run_by_head if blocks.by_head else _run_by_rows
   return run(
       qkv,
       more,
@@ -103,8 +110,8 @@ def _call(qkv, more, num_heads, device: Device) -> Sequence[Array]:
   )
 
 
-def _by_rows(qkv, more, num_heads, blocks: blocks_lib.Blocks, **options):
-  """Steps over blocks of sequences, and of lanes that hold whole heads."""
+def _run_by_rows(qkv, more, num_heads, blocks: blocks_lib.Blocks, **options):
+  """Runs a kernel over blocks of sequences and of lanes with whole heads."""
   batch, length, width = qkv.shape
   width //= 3
   size, lanes = blocks.size, blocks.lanes
@@ -117,7 +124,7 @@ def _by_rows(qkv, more, num_heads, blocks: blocks_lib.Blocks, **options):
         pipeline_mode=pl.Buffered(blocks.buffers),
     )
 
-  if width % _LANES:  # parts of a row that no block can start at
+  if width % _LANES:  # a block cannot start at the keys or values of a row
     inputs, specs = _parts(qkv), [spec()] * 3
   else:
     inputs, specs = [qkv] * 3, [spec(n * width) for n in range(3)]
@@ -142,7 +149,7 @@ def _by_rows(qkv, more, num_heads, blocks: blocks_lib.Blocks, **options):
 
 
 def _with_one_output(kernel, width: int):
-  """The kernel, with its three outputs side by side in one."""
+  """Wraps a kernel so that its three outputs are side by side in one."""
 
   def wrapped(*refs):
     *inputs, out = refs
@@ -152,14 +159,15 @@ def _with_one_output(kernel, width: int):
   return wrapped
 
 
-def _by_head(qkv, more, num_heads, blocks: blocks_lib.Blocks, **options):
-  """Steps over heads: blocks are the two registers that one may lie in."""
+def _run_by_head(qkv, more, num_heads, blocks: blocks_lib.Blocks, **options):
+  """Runs a kernel over heads; blocks are the registers a head may lie in."""
   batch, length, width = qkv.shape
   width //= 3
   head_dim = width // num_heads
   padding = 0
-  if width % _LANES:  # a last register that the row fills in part
-    # One head more, of zeros, begins there, and so writes what is left for it.
+  if width % _LANES:  # the row fills its last register only in part
+    # An extra head of zeros starts in that register, and so stores the last
+    # head's tail.
     num_heads += 1
     padding = blocks_lib.pad(width + head_dim, _LANES) - width
     pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, padding)))
@@ -177,7 +185,7 @@ def _by_head(qkv, more, num_heads, blocks: blocks_lib.Blocks, **options):
   count = 3 if more else 1
   inputs, firsts = [*inputs, *more], [*firsts, *(0 for _ in more)]
   out = jax.ShapeDtypeStruct((batch, length, width + padding), qkv.dtype)
-  found = pl.pallas_call(
+  outputs = pl.pallas_call(
       functools.partial(
           by_head.backward if more else by_head.forward, head_dim=head_dim
       ),
@@ -192,7 +200,7 @@ def _by_head(qkv, more, num_heads, blocks: blocks_lib.Blocks, **options):
       scratch_shapes=[pltpu.VMEM((length, _LANES), qkv.dtype)] * count,
       **options,
   )(*(x for x in inputs for _ in range(2)))
-  return [x[..., :width] for x in found]
+  return [x[..., :width] for x in outputs]
 
 
 def _parts(qkv: Array) -> Sequence[Array]:

@@ -1,0 +1,107 @@
+"""python -m siglip_jax.plan: what it prints, and keeps for the next time."""
+
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+
+from plans import GIB
+from plans import TINY
+from plans import plan
+import pytest
+from rich import console as rich_console
+
+from siglip_jax.plan import __main__
+from siglip_jax.plan import estimate
+
+
+def shown(plan):
+  """What a person is shown of a plan."""
+  out = rich_console.Console(file=io.StringIO(), width=100)
+  __main__._show(plan, out)
+  return out.file.getvalue()
+
+
+def test_a_plan_that_does_not_fit_says_by_how_much_and_what_would_help():
+  text = shown(plan(fits=False, peak_hbm_bytes=40 * GIB))
+  assert "no: 10.00 GiB too much for each device" in text
+  assert "40.00 GiB of 30.00 GiB" in text
+  assert "- config.microbatch: fewer examples at a time, e.g. 2048" in text
+  assert "examples/s" not in text
+
+
+def test_kernels_of_a_name_are_added_up():
+  kernel = lambda name, times, seconds: dict(
+      name=name,
+      times=times,
+      seconds={"bytes over bandwidth": seconds, "matmuls over peak": 0.1},
+  )
+  text = shown(
+      plan(
+          compiled_seconds=0.5,
+          kernel_seconds=0.5,
+          kernels=[kernel("a", 2, 0.2), kernel("b", 1, 0.0), kernel("a", 3, 1)],
+          examples_per_second_estimate=4096.0,
+          model_flop_utilisation=0.4,
+          days_to_finish_estimate=2.5,
+          collectives={"all-gather": dict(count=3, bytes=2 * GIB)},
+      )
+  )
+  line = "a: 5 x, bytes over bandwidth 1.200 s, matmuls over peak 0.200 s"
+  assert line in text and "b: 1 x" in text
+  assert "1.000 s (estimate)" in text and "4,096 (estimate)" in text
+  assert "40.0%" in text and "2.5 days" in text
+  assert "3 a step, 2.00 GiB" in text
+
+
+def test_a_plan_is_made_once_for_the_same_program(monkeypatch, tmp_path):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  made = []
+  make = lambda: made.append(plan(chips=len(made))) or made[-1]
+  first = __main__._cached("a program", make)
+  assert __main__._cached("a program", make) == first
+  assert __main__._cached("another", make).chips == 1
+  assert len(made) == 2
+  for path in tmp_path.rglob("*.json"):
+    path.write_text(path.read_text()[:-1])  # damaged
+  assert __main__._cached("a program", make).chips == 2
+
+
+@pytest.mark.tpu_compile
+def test_the_command_plans_the_real_step_and_keeps_the_plan(slices, tmp_path):
+  del slices  # the command needs the compiler
+  (tmp_path / "tiny.py").write_text(TINY)
+  command = [
+      *(sys.executable, "-m", "siglip_jax.plan", "--json"),
+      *(f"--config={tmp_path}/tiny.py", "--topology=v4:2x2x1"),
+  ]
+  env = {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path)}
+
+  def run(*more):
+    return subprocess.run(
+        [*command, *more], env=env, capture_output=True, text=True, timeout=300
+    )
+
+  done = run()
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout)
+  assert found["fits"] is True and found["chips"] == 4
+  assert found["global_batch"] == 64
+  assert found["hbm_bytes"] == int(30.75 * GIB)
+  held = sum(found["parts"].values())
+  assert found["peak_hbm_bytes"] == held
+  assert found["step_seconds_estimate"] > 0
+  assert found["collectives"]["collective-permute"]["count"] > 0
+  days = found["step_seconds_estimate"] * 586_000 / 86_400
+  assert found["days_to_finish_estimate"] == pytest.approx(days)
+  assert {f.name for f in dataclasses.fields(estimate.Plan)} == found.keys()
+
+  again = run()
+  assert json.loads(again.stdout) == found
+  assert "Compiled" in done.stderr and "Compiled" not in again.stderr
+
+  for microbatch, nearest in (("0", "64 and 68"), ("16", "64 and 80")):
+    wrong = run("--config.batch_size=66", f"--config.microbatch={microbatch}")
+    assert wrong.returncode == 2 and nearest in wrong.stderr, wrong.stderr
+    assert "Traceback" not in wrong.stderr
