@@ -5,6 +5,7 @@ Remote files (gs://, s3://, hf:// and more) are read through fsspec.
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import fsspec
 from siglip_jax.errors import UserError
 
 AnyPath = str | os.PathLike
+# Errors of a file system that has no fsync, as some mounted ones.
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 
 def is_remote(path: AnyPath) -> bool:
@@ -23,7 +26,7 @@ def is_remote(path: AnyPath) -> bool:
 
 @contextlib.contextmanager
 def reaching(path: AnyPath) -> Iterator[None]:
-  """Turns any exception in the body into a UserError about a remote path."""
+  """Turns any exception in the body into a UserError about a path."""
   try:
     yield
   except UserError:
@@ -32,10 +35,15 @@ def reaching(path: AnyPath) -> Iterator[None]:
   # missing package is an ImportError.
   except Exception as e:  # pylint: disable=broad-except
     reason = f"{type(e).__name__}: {e}".rstrip(".")
+    hint = ""
+    if is_remote(path):
+      hint = (
+          " Remote paths need the package of their file system (gcsfs for"
+          " gs://, s3fs for s3://, huggingface_hub for hf://) and the right to"
+          " read; or copy the file."
+      )
     raise UserError(
-        f"{os.fspath(path):.200} cannot be reached: {reason}. Remote paths need"
-        " the package of their file system (gcsfs for gs://, s3fs for s3://,"
-        " huggingface_hub for hf://) and the right to read; or copy the file."
+        f"{os.fspath(path):.200} cannot be reached: {reason}.{hint}"
     ) from None
 
 
@@ -80,11 +88,11 @@ def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
     yield partial
     _sync(partial)
     partial.replace(path)
-    _sync(path.parent)
-  except BaseException:
+  finally:
     with contextlib.suppress(OSError):
       partial.unlink(missing_ok=True)
-    raise
+  with contextlib.suppress(OSError):  # not every file system syncs folders
+    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
@@ -92,5 +100,8 @@ def _sync(path: Path) -> None:
   fd = os.open(path, os.O_RDONLY)
   try:
     os.fsync(fd)
+  except OSError as e:
+    if e.errno not in _NO_SYNC:
+      raise
   finally:
     os.close(fd)

@@ -150,7 +150,13 @@ def restore_or_init(
           f"The checkpoint was trained with {key} = {saved.get(key)!r}, this"
           f" config has {value!r}. Restore the former, or use a new workdir."
       )
-  return Start(state=state, step=int(state.step), evaluated=evaluated)
+  step = int(state.step)
+  if step > p.config.total_steps and not eval_only:
+    raise UserError(
+        f"The run has made {step} steps, and config.total_steps ="
+        f" {p.config.total_steps} is fewer: raise it, or use a new workdir."
+    )
+  return Start(state=state, step=step, evaluated=evaluated)
 
 
 def record_start(p: Prepared, start: Start, *, eval_only: bool) -> None:
@@ -384,8 +390,8 @@ def show(p: Prepared, evals: Evaluations) -> None:
   image = p.config.preprocess.image
   gallery = {
       name: report.cards(evals.evaluators[name], result, image)
-      for name, result in evals.results.items()
-      if result.gallery
+      for name in evals.evaluators
+      if (result := evals.results[name]).gallery
   }
   path = report.write_report(
       p.workdir,

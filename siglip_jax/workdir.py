@@ -1,5 +1,6 @@
 """A run's workdir: which files it holds, and how they are written."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -56,19 +57,29 @@ def is_workdir(folder: Path) -> bool:
 
 
 def keep_tokenizer(tokenizer: Tokenizer, workdir: Path) -> None:
-  """Copies the tokenizer into a workdir, under the name for its format."""
+  """Copies the tokenizer into a workdir, under the name for its format.
+
+  A file of another name stays: a config may name it, or somebody put it there.
+  """
   data = tokenizer.read_bytes()
   with files.replacing(workdir / tokenizer.file_name) as partial:
     partial.write_bytes(data)
-  for name in FORMATS:
-    if name != tokenizer.file_name:  # of an earlier version or start
-      (workdir / name).unlink(missing_ok=True)
 
 
-def tokenizer_path(workdir: Path) -> Path:
-  """Returns the path of the tokenizer that `keep_tokenizer` kept."""
-  paths = [workdir / name for name in FORMATS]
-  return next((path for path in paths if path.is_file()), paths[0])
+def tokenizer_path(workdir: Path, digest: str) -> Path:
+  """Returns the path of the tokenizer that `keep_tokenizer` kept.
+
+  Args:
+    workdir: folder of a run, also of an earlier version, which kept every
+      tokenizer as tokenizer.model.
+    digest: sha256 of the tokenizer. Without a file of this digest, the path is
+      of a file that the caller will find to be missing or another one.
+  """
+  paths = [path for name in FORMATS if (path := workdir / name).is_file()]
+  for path in paths:
+    if hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+      return path
+  return paths[0] if paths else workdir / next(iter(FORMATS))
 
 
 def keep_tower(source: Embeddings, workdir: Path) -> None:
@@ -86,6 +97,8 @@ def keep_tower(source: Embeddings, workdir: Path) -> None:
         f"{original} is missing: the tower that made the embeddings, which the"
         " trained model needs to see with. Copy the folder again."
     )
+  if target.is_file() and target.samefile(original):
+    return  # a link to it, from an earlier start
   with files.replacing(target) as partial:
     try:
       os.link(original, partial)

@@ -1,5 +1,8 @@
 """Files appear whole or not at all, and remote ones are read or named."""
 
+import errno
+import os
+import stat
 import sys
 
 import fsspec
@@ -44,6 +47,31 @@ def test_a_failure_leaves_the_old_file_and_no_part(tmp_path):
       raise ZeroDivisionError
   assert path.read_text() == "old"
   assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_file_system_that_cannot_sync_still_keeps_the_file(
+    tmp_path, monkeypatch
+):
+  def cannot(fd):
+    number = errno.EIO if stat.S_ISDIR(os.fstat(fd).st_mode) else errno.EINVAL
+    raise OSError(number, "not here")
+
+  monkeypatch.setattr(os, "fsync", cannot)
+  with files.replacing(tmp_path / "a") as partial:
+    partial.write_text("whole")
+  assert (tmp_path / "a").read_text() == "whole"
+
+
+def test_a_disk_that_fails_is_not_passed_over(tmp_path, monkeypatch):
+  def fails(fd):
+    raise OSError(errno.ENOSPC, "full")
+
+  (tmp_path / "a").write_text("old")
+  monkeypatch.setattr(os, "fsync", fails)
+  with pytest.raises(OSError, match="full"):
+    with files.replacing(tmp_path / "a") as partial:
+      partial.write_text("new")
+  assert (tmp_path / "a").read_text() == "old"
 
 
 def test_what_a_killed_process_left_does_not_get_into_the_file(tmp_path):

@@ -117,6 +117,18 @@ def run(code: str) -> None:
   assert done.returncode == 0, done.stderr
 
 
+def test_what_only_runs_need_is_imported_by_runs():
+  """Orbax alone takes longer to import than a model to be read."""
+  code = """
+import sys
+from siglip_jax import inference
+heavy = {'orbax', 'optax', 'grain'} & {m.split('.')[0] for m in sys.modules}
+assert not heavy, heavy
+assert not [m for m in sys.modules if m.startswith('siglip_jax.multihost')]
+"""
+  run(code)
+
+
 def test_importing_sets_nothing_and_brings_no_other_framework():
   code = """
 import jax

@@ -96,18 +96,20 @@ def test_a_tokenizer_is_kept_under_its_true_name(tmp_path, source, name, given):
   (tmp_path / "elsewhere").mkdir()
   workdir = tmp_path / "run"
   workdir.mkdir()
-  for old in ("tokenizer.model", "tokenizer.json"):  # of an earlier start
+  for old in ("tokenizer.model", "tokenizer.json"):
     (workdir / old).write_text("another")
   path = shutil.copyfile(source, tmp_path / "elsewhere" / given)
-  workdir_lib.keep_tokenizer(Tokenizer(path), workdir)
-  assert names(workdir) == {name}
-  kept = workdir_lib.tokenizer_path(workdir)
+  tokenizer = Tokenizer(path)
+  workdir_lib.keep_tokenizer(tokenizer, workdir)
+  (other,) = {"tokenizer.model", "tokenizer.json"} - {name}
+  assert (workdir / other).read_text() == "another"  # perhaps somebody's own
+  kept = workdir_lib.tokenizer_path(workdir, tokenizer.digest)
   assert kept == workdir / name
   assert kept.read_bytes() == source.read_bytes()
 
 
 def test_a_workdir_without_a_tokenizer_names_the_one_it_lacks(tmp_path):
-  path = workdir_lib.tokenizer_path(tmp_path)
+  path = workdir_lib.tokenizer_path(tmp_path, "0" * 64)
   with pytest.raises(UserError, match="no tokenizer .*/tokenizer.model"):
     Tokenizer(path)
 
@@ -122,10 +124,11 @@ def test_an_older_workdir_loads_whose_json_is_called_a_model(trained, tmp_path):
   content = json.loads(spec.read_text()) | {"tokenizer_digest": digest}
   spec.write_text(json.dumps(content))
   assert siglip_jax.load(workdir).spec["tokenizer_digest"] == digest
-  # The run's next start gives the file its true name.
+  # The run's next start, whose config may name the old file, keeps both.
   workdir_lib.keep_tokenizer(Tokenizer(old), workdir)
-  assert not old.exists()
-  assert workdir_lib.tokenizer_path(workdir).name == "tokenizer.json"
+  kept = [workdir / name for name in ("tokenizer.model", "tokenizer.json")]
+  assert workdir_lib.tokenizer_path(workdir, digest) in kept
+  assert {path.read_bytes() for path in kept} == {JSON.read_bytes()}
   assert siglip_jax.load(workdir).spec["tokenizer_digest"] == digest
 
 
@@ -141,8 +144,9 @@ def test_a_tower_is_linked_and_where_that_cannot_be_copied(
       monkeypatch.setattr(os, "link", cannot)
     workdir = tmp_path / name
     workdir.mkdir()
-    workdir_lib.keep_tower(embedded, workdir)
-    assert names(workdir) == {TOWER}
+    for _ in range(2):  # at the next start it is there
+      workdir_lib.keep_tower(embedded, workdir)
+      assert names(workdir) == {TOWER}
     assert (workdir / TOWER).read_bytes() == b"a tower"
     assert (workdir / TOWER).samefile(original) == (name == "linked")
   original.unlink()

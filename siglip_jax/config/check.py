@@ -37,14 +37,19 @@ def fill(config: ml_collections.ConfigDict) -> None:
   optional = {"watchdog": watchdog.Limits, "profile": metrics.Profiler}
   with config.unlocked():
     for name, constructor in optional.items():
-      section = config.get(name, {})
-      if isinstance(section, Mapping | ml_collections.ConfigDict):
-        config[name] = schema.defaults(constructor) | dict(section)
-    data = config.get("data")
-    if isinstance(data, ml_collections.ConfigDict):
-      for key, value in schema.defaults(pipeline.train_iterator).items():
-        if key in LOADER and key not in data:
-          data[key] = value
+      if name not in config:
+        config[name] = ml_collections.ConfigDict()
+      _add_missing(config[name], schema.defaults(constructor))
+    loader = schema.defaults(pipeline.train_iterator)
+    data = config["data"] if "data" in config else None
+    _add_missing(data, {k: v for k, v in loader.items() if k in LOADER})
+
+
+def _add_missing(section: Any, defaults: Mapping[str, Any]) -> None:
+  if isinstance(section, ml_collections.ConfigDict):
+    for key, value in defaults.items():
+      if key not in section:
+        section[key] = value
 
 
 def validate(config: ml_collections.ConfigDict) -> None:

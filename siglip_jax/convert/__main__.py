@@ -65,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
     _check_may_replace(target, source)
   name = flags.FLAGS.model
   weights = weights_lib.read(source, variant=zoo.get(name) if name else None)
+  if weights.kind == "workdir":
+    fits.check_run(weights)
   _check_finite(weights.params, source)
   if flags.FLAGS.to == "big_vision":
     params = layouts.unrolled(weights.params)
@@ -127,6 +129,8 @@ def _write_folder(folder: Path, source: weights_lib.Weights) -> None:
   pp = fits.open_text(text, tokenizer=tokenizer, variant=variant)
   text_tokenizer = pp.tokenizer
   assert text_tokenizer is not None, "every model's text is tokenized"
+  if is_run and not flags.FLAGS.tokenizer:
+    fits.check_digest(text_tokenizer, source.tokenizer_digest)
   # A custom --text may come with a custom tokenizer.
   by_name = flags.FLAGS.tokenizer or flags.FLAGS.model
   published = variant if by_name and not flags.FLAGS.text else None

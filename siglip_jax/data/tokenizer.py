@@ -78,9 +78,17 @@ class Tokenizer:
     return self._model.eos_id
 
   def read_bytes(self) -> bytes:
-    """Returns the content of the tokenizer's file."""
+    """Returns the content of the file.
+
+    Raises:
+      UserError: the file is gone, or has changed since it was opened.
+    """
     data = files.read_bytes(self.path)
-    assert data is not None, self.path
+    if data is None or hashlib.sha256(data).hexdigest() != self.digest:
+      raise UserError(
+          f"The tokenizer {os.fspath(self.path)} must not change while it is in"
+          " use; it did. Start again with the file that is wanted."
+      )
     return data
 
   def encode(

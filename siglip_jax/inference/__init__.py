@@ -1,6 +1,5 @@
 """Loading of trained models, with the preprocessing that they need."""
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -9,9 +8,7 @@ import jax
 
 from siglip_jax import files
 from siglip_jax import sharding
-from siglip_jax import tree
 from siglip_jax import weights as weights_lib
-from siglip_jax.data.embeddings import TOWER
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.errors import UserError
 from siglip_jax.inference.model import SigLIP
@@ -73,7 +70,7 @@ def load(
   loaded = weights_lib.read(path, weights=weights, variant=released)
   if loaded.kind == "workdir":
     _refuse(path, "workdir", tokenizer=tokenizer, variant=variant)
-    _check_shapes(loaded)
+    fits.check_run(loaded)
   if loaded.kind == "npz":
     loaded = _as_released(loaded)
   text = _text(loaded, tokenizer)
@@ -83,6 +80,7 @@ def load(
       "image_size": loaded.image_size,
       "text_len": loaded.text_len,
   }
+  spec |= loaded.spec or {}
   if text is not None and text.tokenizer is not None:
     spec["tokenizer_digest"] = text.tokenizer.digest
   model, params = _model(loaded)
@@ -114,27 +112,6 @@ def _model(weights: weights_lib.Weights) -> tuple[TwoTowers, dict]:
   if weights.kind == "workdir":
     return model, dict(weights.params)
   return model, layouts.unrolled(weights.params)
-
-
-def _check_shapes(weights: weights_lib.Weights) -> None:
-  model, params = _model(weights)
-  if model.embedded:
-    raise UserError(
-        f"{weights.path} was trained on embeddings and holds no {TOWER}, the"
-        " image tower that made them: copy it from the folder of embeddings."
-    )
-  side, length = weights.image_size, weights.text_len
-  assert side is not None and length is not None, "config.json has both"
-  shapes = model.shapes((side, side, 3), length)
-  if _shapes(params) != _shapes(shapes):
-    raise UserError(
-        f"The newest checkpoint of {weights.path} is not of the model in its"
-        " config.json. The command that trained the run writes it again."
-    )
-
-
-def _shapes(params: Mapping) -> dict[str, tuple[int, ...]]:
-  return {name: x.shape for name, x in tree.flatten(params).items()}
 
 
 def _as_released(weights: weights_lib.Weights) -> weights_lib.Weights:
@@ -169,7 +146,7 @@ def _text(
   text = fits.open_text(weights.text, tokenizer=path, variant=variant)
   assert text.tokenizer is not None, "every model's text is tokenized"
   if weights.kind == "workdir":
-    _check_digest(weights, text)
+    fits.check_digest(text.tokenizer, weights.tokenizer_digest)
     return text
   rows = weights.model["text"]["vocab_size"]
   fits.check(
@@ -186,13 +163,3 @@ def _text(
           "%s has the sizes of %s. %s", weights.path, variant.name, e
       )
   return text
-
-
-def _check_digest(weights: weights_lib.Weights, text: Preprocess) -> None:
-  assert text.tokenizer is not None and weights.tokenizer_digest is not None
-  if text.tokenizer.digest != weights.tokenizer_digest:
-    raise UserError(
-        f"{text.tokenizer.path} is not the tokenizer the weights were trained"
-        f" with: sha256 {weights.tokenizer_digest[:12]}..., got"
-        f" {text.tokenizer.digest[:12]}.... Restore the file."
-    )

@@ -41,7 +41,7 @@ def check(section: Mapping) -> None:
   )
   for part, options in section.items():
     schema.check(f"config.init.{part}", options, Part)
-    for regex in Part(**options).dont_load:
+    for regex in options.get("dont_load", ()):
       if not isinstance(regex, str):
         raise UserError(
             f"config.init.{part}.dont_load must be regular expressions; got"
@@ -179,7 +179,7 @@ def _check_tokenizer(weights: weights_lib.Weights, spec: Mapping, path: str):
   if theirs is not None and theirs != ours:
     raise UserError(
         f"config.init.txt: {path} was trained with another tokenizer (sha256"
-        f" {theirs[:12]}..., here {ours[:12]}...). Use its tokenizer.model, or"
+        f" {theirs[:12]}..., here {ours[:12]}...). Use its tokenizer, or"
         ' leave out the token embedding: dont_load=["Embed_0/.*"].'
     )
 

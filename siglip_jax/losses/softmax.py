@@ -139,9 +139,10 @@ def _denominators(
   image_lse, text_lse = ring.rotate(
       visit, empty, ztxt, empty, axes=axes, devices=devices, block=block
   )
+  log_denominators = (image_lse + text_lse) / 2
   cosines = jnp.sum(zimg.astype(dtype) * ztxt.astype(dtype), axis=1)
-  own = (image_lse + text_lse) / 2 - scale * cosines
-  return jax.lax.psum(jnp.sum(own), axes) / batch, image_lse, text_lse
+  loss = jnp.sum(log_denominators - scale * cosines)
+  return jax.lax.psum(loss, axes) / batch, image_lse, text_lse
 
 
 def _gradients(

@@ -26,6 +26,7 @@ from rich import table as rich_table
 from siglip_jax import cli
 from siglip_jax import files
 from siglip_jax.config import check as config_check
+from siglip_jax.models.two_towers import TwoTowers
 from siglip_jax.plan import chips
 from siglip_jax.plan import estimate
 from siglip_jax.plan import hlo
@@ -81,7 +82,7 @@ def plan(
   """Returns a plan, from the cache if the same program was planned before."""
   name = (
       f"batch {config.batch_size}, microbatch {config.microbatch}, remat"
-      f" {config.model.remat}, {where.name}"
+      f" {TwoTowers(**config.model.to_dict()).remat}, {where.name}"
   )
   with _status(f"Lowering {name}"):
     run, lowered = estimate.lower(config, where)
@@ -118,7 +119,8 @@ def _status(what: str):
 def _cached(content: str, make: Callable[[], estimate.Plan]) -> estimate.Plan:
   """Returns make(), or the cached plan of the same content and code."""
   code = b"".join(
-      Path(str(m.__file__)).read_bytes() for m in (chips, estimate, hlo)
+      Path(str(m.__file__)).read_bytes()
+      for m in (chips, estimate, hlo, topology)
   )
   key = hashlib.sha256(
       content.encode() + code + repr(estimate.versions()).encode()

@@ -21,7 +21,7 @@ from siglip_jax.multihost.phases import Phases
 from siglip_jax.multihost.watchdog import Watchdog
 from siglip_jax.preflight.prepare import prepare
 
-_SECONDS = 600.0  # time limit for all checks together
+_SECONDS = 600.0  # least time limit for all checks together
 
 
 def define_flags() -> None:
@@ -45,7 +45,8 @@ def _check(config: ml_collections.ConfigDict, folder: str) -> int:
   config_check.validate(config)
   phases, peers = Phases(), Peers()
   # A bucket that hangs when read must not block the workers forever.
-  with Watchdog(phases, peers, start_seconds=_SECONDS):
+  seconds = max(_SECONDS, config.watchdog.start_seconds)
+  with Watchdog(phases, peers, start_seconds=seconds):
     return _prepare_and_print(config, folder, peers)
 
 

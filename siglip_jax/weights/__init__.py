@@ -46,6 +46,8 @@ class Weights:
     tokenizer_digest: sha256 of the tokenizer that the model was trained with.
     checked: released model that the parameters were checked to be.
     naflex: whether this is a Siglip2Model; no model in `zoo` is one.
+    spec: what the checkpoint of a workdir says of its inputs.
+    problem: why `model` of a workdir is unknown, for whoever needs it.
   """
 
   params: dict
@@ -60,6 +62,8 @@ class Weights:
   tokenizer_digest: str | None = None
   checked: zoo.Variant | None = None
   naflex: bool = False
+  spec: Mapping[str, Any] | None = None
+  problem: str | None = None
 
   @functools.cached_property
   def variant(self) -> zoo.Variant | None:
@@ -117,24 +121,36 @@ def read(
       )
     variant, path = zoo.get(os.fspath(path)), weights
   with places.local(path) as local_path:
-    if not local_path.exists():
+    with files.reaching(path):
+      exists = local_path.exists()
+    if not exists:
       raise _nothing_at(path)
-    if local_path.is_file():
-      fields = _npz(local_path)
-    elif transformers.is_folder(local_path):
-      fields = _folder(local_path, variant)
-    elif workdir_lib.is_workdir(local_path):
-      fields = _workdir(local_path)
-    else:
-      raise UserError(
-          f"{path} holds no weights that are known: expected checkpoints (of a"
-          " run) or config.json with model.safetensors (of transformers)."
-      )
-  if variant is not None:
+    try:
+      fields = _fields(local_path, path, variant)
+    except UserError as e:  # names the path that was asked for, not its copy
+      message = str(e).replace(os.fspath(local_path), os.fspath(path))
+      raise UserError(message) from None
+  if variant is not None and fields["kind"] != "transformers folder":
     variant.check(fields["params"])
   if tokenizer := fields.get("tokenizer"):
     fields["tokenizer"] = _beside(path, tokenizer)
   return Weights(path=os.fspath(path), checked=variant, **fields)
+
+
+def _fields(
+    local_path: Path, path: files.AnyPath, variant: zoo.Variant | None
+) -> dict[str, Any]:
+  """Reads whatever there is, into keyword arguments of `Weights`."""
+  if local_path.is_file():
+    return _npz(local_path)
+  if transformers.is_folder(local_path):
+    return _folder(local_path, variant)
+  if workdir_lib.is_workdir(local_path):
+    return _workdir(local_path)
+  raise UserError(
+      f"{path} holds no weights that are known: expected checkpoints (of a"
+      " run) or config.json with model.safetensors (of transformers)."
+  )
 
 
 def _nothing_at(path: files.AnyPath) -> UserError:
@@ -196,22 +212,32 @@ def _workdir(path: Path) -> dict[str, Any]:
   # to be read.
   from siglip_jax.weights import workdirs
 
-  config = workdir_lib.read_config(path)
-  params, spec = workdirs.read_params(path)
-  model = config.model.to_dict()
+  # Parameters alone can start another run, so they need no config.
+  config, problem = None, None
+  try:
+    config = workdir_lib.read_config(path)
+  except UserError as e:
+    problem = str(e)
+  try:
+    params, spec = workdirs.read_params(path)
+  except UserError as e:
+    raise UserError(problem or str(e)) from None
+  model = None if config is None else config.model.to_dict()
   if "img" not in params and (path / embeddings.TOWER).is_file():
-    scan = bool(model.get("scan"))
+    scan = bool(model and model.get("scan"))
     params |= tower_file.kept(path, spec["tower_digest"], scan)
-    model["embedded"] = False
-  tokenizer = workdir_lib.tokenizer_path(path)
+    model = model and model | {"embedded": False}
+  digest = spec["tokenizer_digest"]
   return {
       "kind": "workdir",
       "params": params,
       "model": model,
-      "image_size": config.image_size,
-      "text_len": config.text_len,
+      "image_size": config and config.image_size,
+      "text_len": config and config.text_len,
       "image": spec["image"],
       "text": spec["text"],
-      "tokenizer": tokenizer.name,
-      "tokenizer_digest": spec["tokenizer_digest"],
+      "tokenizer": workdir_lib.tokenizer_path(path, digest).name,
+      "tokenizer_digest": digest,
+      "spec": spec,
+      "problem": problem,
   }

@@ -1,15 +1,21 @@
-"""Checks that a tokenizer is the one that a model was trained with.
+"""Checks that a tokenizer, and a run's files, belong to the parameters.
 
 Another model's tokenizer causes no error by itself: its ids select unrelated
 rows of the token embedding.
 """
 
+from collections.abc import Mapping
+
 from siglip_jax import files
+from siglip_jax import tree
+from siglip_jax.data.embeddings import TOWER
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.data.tokenizer import TokenizerMissing
 from siglip_jax.errors import UserError
 from siglip_jax.models import zoo
+from siglip_jax.models.two_towers import TwoTowers
+from siglip_jax.weights import Weights
 
 
 def check(
@@ -24,7 +30,8 @@ def check(
   Args:
     tokenizer: tokenizer that texts will be tokenized with.
     rows: number of rows of the token embedding, its vocab_size.
-    variant: released model whose tokenizer it must be, by its digest.
+    variant: released model whose tokenizer it must be, by its digest where
+      `zoo` has one and else by its number of pieces.
     exact: whether every row must have a piece; models trained with this package
       may have unused rows.
 
@@ -44,6 +51,48 @@ def check(
         f" {pieces}. Give the one that the weights were trained with; a model"
         " that starts at random can have another vocab_size."
     )
+
+
+def check_digest(tokenizer: Tokenizer, digest: str | None) -> None:
+  """Checks that a run's tokenizer is the one it was trained with.
+
+  Raises:
+    UserError: the file was replaced.
+  """
+  if digest is not None and tokenizer.digest != digest:
+    raise UserError(
+        f"{tokenizer.path} is not the tokenizer the weights were trained with:"
+        f" sha256 {digest[:12]}..., got {tokenizer.digest[:12]}.... Restore the"
+        " file."
+    )
+
+
+def check_run(weights: Weights) -> None:
+  """Checks that a workdir holds a whole model, as its config.json says.
+
+  Raises:
+    UserError: config.json or the tower is missing, or the shapes differ.
+  """
+  if weights.model is None:
+    raise UserError(weights.problem or f"{weights.path} has no model.")
+  model = TwoTowers(**weights.model)
+  if model.embedded:
+    raise UserError(
+        f"{weights.path} was trained on embeddings and holds no {TOWER}, the"
+        " image tower that made them: copy it from the folder of embeddings."
+    )
+  side, length = weights.image_size, weights.text_len
+  assert side is not None and length is not None, "config.json has both"
+  shapes = model.shapes((side, side, 3), length)
+  if _shapes(weights.params) != _shapes(shapes):
+    raise UserError(
+        f"The newest checkpoint of {weights.path} is not of the model in its"
+        " config.json. The command that trained the run writes it again."
+    )
+
+
+def _shapes(params: Mapping) -> dict[str, tuple[int, ...]]:
+  return {name: x.shape for name, x in tree.flatten(params).items()}
 
 
 def open_text(

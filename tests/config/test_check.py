@@ -41,6 +41,16 @@ def test_what_a_config_leaves_out_is_filled_in_and_can_be_changed(config):
   assert config.watchdog.step_seconds == 5.0
 
 
+def test_a_field_that_refers_to_another_still_does_when_filled(config):
+  with config.unlocked():
+    config.watchdog = {"step_seconds": 9.0}
+    reference = config.watchdog.get_ref("step_seconds")
+    config.watchdog.data_seconds = reference
+  config_check.fill(config)
+  config.watchdog.step_seconds = 5.0
+  assert config.watchdog.data_seconds == 5.0
+
+
 @pytest.mark.parametrize(
     "path, value, match",
     [

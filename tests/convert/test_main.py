@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors import numpy as safetensors
 import siglip_jax
 from siglip_jax import tree
 from siglip_jax.data import preprocess
+from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.weights import big_vision
 from siglip_jax.weights import hf_tokenizer
 from siglip_jax.weights import layouts
@@ -231,3 +233,33 @@ def test_what_would_not_work_is_not_written(command, tmp_path):
 def test_a_folder_without_a_tokenizer_says_so(command, tmp_path):
   arguments = (FOLDER, tmp_path / "x", "--to=transformers")
   assert "without a tokenizer: give --tok" in command.refuse(MODULE, *arguments)
+
+
+def test_a_run_with_another_tokenizer_is_not_exported(
+    command, trained, tmp_path
+):
+  run = shutil.copytree(trained, tmp_path / "run")
+  other = Tokenizer(DATA / "small.model")
+  (run / "tokenizer.model").write_bytes(other.read_bytes())
+  message = command.refuse(MODULE, run, tmp_path / "x", "--to=transformers")
+  assert "is not the tokenizer the weights were trained with" in message
+  assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("to", ["big_vision", "transformers"])
+def test_a_run_that_is_not_whole_is_not_converted(
+    command, trained, tmp_path, to
+):
+  run = shutil.copytree(trained, tmp_path / "run")
+  config = json.loads((run / "config.json").read_text())
+  for changed, match in (
+      (config | {"text_len": 9}, "is not of the model in its config.json"),
+      (
+          config | {"model": config["model"] | {"embedded": True}},
+          "holds no tower.npz, the image tower",
+      ),
+      ({}, "is not the config of a run"),
+  ):
+    (run / "config.json").write_text(json.dumps(changed))
+    message = command.refuse(MODULE, run, tmp_path / "x", f"--to={to}")
+    assert match in message and not (tmp_path / "x").exists()

@@ -169,6 +169,16 @@ def test_padding_and_cutting_of_the_file_itself_are_off(tmp_path):
   )
 
 
+def test_a_file_that_changes_while_it_is_used_is_not_kept(tmp_path):
+  path = tmp_path / "t.model"
+  path.write_bytes(Path("tests/fixtures/small.model").read_bytes())
+  opened = tokenizer.Tokenizer(path)
+  assert opened.read_bytes() == path.read_bytes()
+  path.write_bytes(Path("tests/fixtures/spiece.model").read_bytes())
+  with pytest.raises(UserError, match="t.model must not change while"):
+    opened.read_bytes()
+
+
 def test_a_missing_file_is_told_apart_from_a_damaged_one(tmp_path):
   with pytest.raises(tokenizer.TokenizerMissing, match="train one on captions"):
     tokenizer.Tokenizer(tmp_path / "gone.model")

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import config_files
 from plans import GIB
 from plans import TINY
 from plans import plan
@@ -13,7 +14,9 @@ import pytest
 from rich import console as rich_console
 
 from siglip_jax.plan import __main__
+from siglip_jax.plan import chips
 from siglip_jax.plan import estimate
+from siglip_jax.plan import topology
 
 
 def shown(plan):
@@ -29,6 +32,20 @@ def test_a_plan_that_does_not_fit_says_by_how_much_and_what_would_help():
   assert "40.00 GiB of 30.00 GiB" in text
   assert "- config.microbatch: fewer examples at a time, e.g. 2048" in text
   assert "examples/s" not in text
+
+
+def test_a_config_need_not_name_remat(monkeypatch):
+  def lower(config, where):
+    raise NotImplementedError(where.name)
+
+  monkeypatch.setattr(estimate, "lower", lower)
+  config = config_files.get("emoji")[1]
+  assert "remat" not in config.model
+  where = topology.Slice(
+      name="v4:2x2x1", chip=chips.CHIPS["v4"], chips=4, devices=[]
+  )
+  with pytest.raises(NotImplementedError, match="v4:2x2x1"):
+    __main__.plan(config, where)
 
 
 def test_kernels_of_a_name_are_added_up():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from siglip_jax.data import preprocess
+from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 from siglip_jax.weights import hf_tokenizer
 
@@ -81,5 +82,6 @@ def test_a_tokenizer_that_would_read_otherwise_is_refused(tmp_path):
   wrong = dict(content, normalizer={"type": "Lowercase"})
   shutil.copyfile(path, tmp_path / "right.json")
   path.write_text(json.dumps(wrong))
+  pp.tokenizer.digest = Tokenizer(path).digest  # as if it read the file so
   with pytest.raises(UserError, match="read texts otherwise .* cannot be"):
     hf_tokenizer.write(tmp_path, pp)
