@@ -168,7 +168,7 @@ def _loss_chart(history: Sequence[Mapping[str, Any]]) -> str:
 def _score_chart(history, scores: Sequence[Score]) -> str:
   lines = [(s.name, _series(history, s.name), s.chance) for s in scores]
   shown = min(len(lines), len(_LINES))
-  title = f"{shown} of {len(lines)} scores at 1 (dotted: chance)"
+  title = f"{shown} of {len(lines)} key figures (dotted: chance)"
   return _chart(title, lines[:shown])
 
 

@@ -128,7 +128,7 @@ def _labels_tab(gradio: Any, classify: Callable) -> None:
       )
       button = gradio.Button("Classify", variant="primary")
     output = gradio.Label(
-        label="Probability of each label, independent of the others",
+        label="Probability of each label",
         elem_id="found",
     )
   inputs = [image, labels, template]
