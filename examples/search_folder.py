@@ -28,6 +28,8 @@ def main(path: str, folder: str, text: str) -> None:
   paths = sorted(
       p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGES
   )
+  if not paths:
+    sys.exit(f"error: {folder} has no images ({', '.join(IMAGES)}).")
   # Images are read and encoded 64 at a time, so the folder may be large.
   model = siglip_jax.load(path, batch_size=64)
   zimg = model.encode_image(paths)  # (N, D)
