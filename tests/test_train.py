@@ -287,19 +287,6 @@ def test_all_checkpoints_damaged_is_an_error_that_keeps_them(
   assert (copy / "checkpoints" / "12").is_dir()
 
 
-def test_fewer_steps_than_are_done_change_nothing(place, command, trained):
-  workdir = shutil.copytree(trained, place / "shorter")
-  before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
-  message = command.refuse(
-      "siglip_jax.main",
-      f"--config={place / 'tiny.py'}",
-      f"--workdir={workdir}",
-      "--config.total_steps=5",
-  )
-  assert "has made 12 steps, and config.total_steps = 5 is fewer" in message
-  assert {p: p.read_bytes() for p in before} == before
-
-
 def test_another_tokenizer_is_refused(place, finish, trained):
   moved = place / "moved.model"
   config = (place / "tiny.py").read_text()
