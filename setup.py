@@ -72,6 +72,7 @@ setup(
         # The page of `python -m siglip_jax.demo`, and its test in a browser.
         "demo": DEMO,
         "browser": [*DEMO, "playwright>=1.50"],
+        "wandb": ["wandb>=0.31"],  # for config.wandb
         # To compare with, never to run.
         "parity": ["torch==2.13.0", "transformers>=5.24"],
     },

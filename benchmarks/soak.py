@@ -4,19 +4,21 @@
 
 This runs a config twice. One run is undisturbed. The other is killed at random
 and started again each time: with kill -9 and SIGTERM, during steps, checkpoints
-and evaluations. The script prints a tally and ends with status 0 if parameters
-and losses are the same, bit for bit. With --processes=2 each run has two
-processes, of which one is killed.
+and evaluations. The script prints a tally, and ends with status 0 if nothing
+differs: parameters bit for bit, each line of metrics, each evaluation, the
+events of TensorBoard and the names of files. With --processes=2 each run has
+two processes, of which one is killed.
+
+With --watch, a process of its own evaluates each checkpoint of the killed run
+and is killed at random times as well. The undisturbed run evaluates itself, at
+the same steps.
 """
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import dataclasses
-import json
 import os
 from pathlib import Path
 import random
-import re
 import signal
 import socket
 import subprocess
@@ -27,35 +29,19 @@ from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
-import numpy as np
+import same_runs
+from victims import Kill
+from victims import Run
+from victims import Watcher
+from victims import wait
 
-import siglip_jax
 from siglip_jax import cli
-from siglip_jax import tree
 from siglip_jax.errors import DONE
-from siglip_jax.errors import TRY_AGAIN
 from siglip_jax.errors import UserError
 
+_SHOWN = 10  # differences of a check
 # Starts main with these arguments; returns a process with `pid` and `poll()`.
 Launch = Callable[[Sequence[str]], Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Kill:
-  """One kill, and the state of the run after it."""
-
-  number: signal.Signals
-  during: str  # the intended moment: step, checkpoint or evaluation
-  step: int  # the last step logged before the kill
-  resumed: int  # the step that the next start resumes from
-  statuses: tuple[int, ...]
-
-  def right(self) -> bool:
-    """Whether all processes ended as they should."""
-    allowed = {TRY_AGAIN, -self.number}
-    if self.number == signal.SIGTERM:
-      allowed |= {DONE}  # It came after the last step.
-    return set(self.statuses) <= allowed
 
 
 class Soak:
@@ -64,9 +50,9 @@ class Soak:
   Args:
     launch: starts a process.
     arguments: arguments of each start.
-    workdir: the run's folder.
-    evals: number of steps between evaluations.
+    run: the run's folder.
     processes: number of processes per start.
+    watch: largest number of kills of a watcher; None evaluates in the run.
     seed: seed for the times and victims of the kills.
   """
 
@@ -74,19 +60,25 @@ class Soak:
       self,
       launch: Launch,
       arguments: Sequence[str],
-      workdir: Path,
+      run: Run,
       *,
-      evals: int,
       processes: int = 1,
+      watch: int | None = None,
       seed: int = 0,
   ):
-    self._launch, self._arguments = launch, list(arguments)
-    self.workdir, self._evals, self._count = workdir, evals, processes
-    self.random = random.Random(seed)
+    self.run, self.random = run, random.Random(seed)
+    self._launch, self._count = launch, processes
+    self._arguments = [*arguments, f"--workdir={run.workdir}"]
+    self.watcher = None
+    if watch is not None:
+      start = lambda: launch([*self._arguments, "--watch"])
+      self.watcher = Watcher(start, run, watch, self.random)
 
   def start(self) -> list:
     """Starts the run, and returns all its processes."""
-    arguments = [*self._arguments, f"--workdir={self.workdir}"]
+    arguments = list(self._arguments)
+    if self.watcher is not None:
+      arguments.append("--noevaluate")
     if self._count == 1:
       return [self._launch(arguments)]
     with socket.socket() as s:
@@ -112,59 +104,62 @@ class Soak:
     Raises:
       RuntimeError: the run ended before the kill.
     """
-    begin, old = self.saved(), self._written()
+    run = self.run
+    begin, starts = run.saved(), run.starts()
     processes = self.start()
-    # The first metrics file found was written by an earlier start.
+    # What is on file was written by an earlier start.
     while (
-        self._written() == old
-        or self.saved() == begin
-        or not self._now(during, begin + ahead)
+        run.starts() == starts
+        or run.saved() == begin
+        or not run.at(during, begin + ahead)
     ):
       if any(p.poll() is not None for p in processes):
         raise RuntimeError(f"ended: {[wait(p) for p in processes]}")
-      time.sleep(0.002)
-    time.sleep(self.random.random() * 0.05)
-    step = self._logged()
+      self._pause(0.002)
+    most = run.evaluation_seconds() / 2 if during == "evaluation" else 0.05
+    time.sleep(self.random.random() * most)
     os.kill(self.random.choice(processes).pid, number)
+    step = run.logged()
     statuses = tuple(wait(p) for p in processes)
     return Kill(
         number=number,
         during=during,
         step=step,
-        resumed=self.saved(),
+        resumed=run.saved(),
+        hit=during != "evaluation" or run.evaluating(step),
         statuses=statuses,
     )
 
   def finish(self) -> None:
-    """Starts the run, and lets it run to the end."""
-    statuses = [wait(p) for p in self.start()]
+    """Starts the run, and lets it and its watcher run to the end.
+
+    Raises:
+      RuntimeError: a process ended in another way.
+    """
+    processes = self.start()
+    while any(p.poll() is None for p in processes):
+      self._pause(0.01)
+    statuses = [wait(p) for p in processes]
     if set(statuses) != {DONE}:
-      raise RuntimeError(f"{self.workdir}: ended with {statuses}")
+      raise RuntimeError(f"{self.run.workdir}: ended with {statuses}")
+    if self.watcher is not None:
+      self.watcher.finish()
 
-  def _now(self, during: str, step: int) -> bool:
-    logged = self._logged()
-    if during == "checkpoint":
-      half = (self.workdir / "checkpoints").glob("*-tmp*")
-      return logged >= step and any(half)
-    if during == "evaluation":
-      # Logged just before an evaluation begins.
-      return logged >= step and logged % self._evals == 0
-    return logged >= step
+  def repeat_evaluations(self, steps: Sequence[int]) -> None:
+    """Evaluates checkpoints again, which adds a line if a score differs.
 
-  def _logged(self) -> int:
-    path = self.workdir / "metrics.jsonl"
-    end = path.read_bytes()[-4000:] if path.exists() else b""
-    return max(map(int, re.findall(rb'"step": (\d+), "data/', end)), default=0)
+    Raises:
+      RuntimeError: an evaluation failed.
+    """
+    for step in steps:
+      arguments = [*self._arguments, "--eval_only", f"--step={step}"]
+      if (status := wait(self._launch(arguments))) != DONE:
+        raise RuntimeError(f"--eval_only --step={step} ended with {status}")
 
-  def _written(self) -> int:
-    """Returns the inode of the metrics file; each start makes a new file."""
-    path = self.workdir / "metrics.jsonl"
-    return path.stat().st_ino if path.exists() else 0
-
-  def saved(self) -> int:
-    """Returns the newest checkpoint's step, or 0 if there is none."""
-    steps = (self.workdir / "checkpoints").glob("*")
-    return max((int(p.name) for p in steps if p.name.isdigit()), default=0)
+  def _pause(self, seconds: float) -> None:
+    if self.watcher is not None and self.watcher.tend() not in (None, DONE):
+      raise RuntimeError("--watch ended before the run")
+    time.sleep(seconds)
 
 
 WAYS = [
@@ -181,97 +176,111 @@ def soak(run: Soak, kills: int, total_steps: int) -> list[Kill]:
   """Kills a run in every way, in random order and at random steps.
 
   After the last kill, the run goes on to its end.
+
+  Returns:
+    The kills, those of its watcher last.
   """
   ways, done = [], []
+  known = [w for w in WAYS if run.watcher is None or w[0] != "evaluation"]
   while len(ways) < kills:
-    ways += run.random.sample(WAYS, len(WAYS))
+    ways += run.random.sample(known, len(known))
   for i, (during, number) in enumerate(ways[:kills]):
     # Limit the distance, so that the remaining kills still have room.
-    most = (total_steps - run.saved()) // (kills - i + 1)
+    most = (total_steps - run.run.saved()) // (kills - i + 1)
     ahead = run.random.randint(1, max(most, 1))
     done.append(run.kill(during, number, ahead=ahead))
     print(f"{i + 1}: {done[-1]}", flush=True)
   run.finish()
-  return done
+  return done + (run.watcher.kills if run.watcher else [])
 
 
-def wait(process) -> int:
-  """Waits for a process to end, and returns its status."""
-  while (status := process.poll()) is None:
-    time.sleep(0.01)
-  return status
+def compare(undisturbed: Run, killed: Soak) -> dict[str, list[str]]:
+  """Returns what differs, by check, between two finished runs.
+
+  A watcher evaluates each checkpoint, and SIGTERM leaves one at any step. These
+  evaluations are compared with evaluations of the same checkpoints made now.
+  """
+  more: set[int] = set()
+  if killed.watcher is not None:
+    more = killed.run.steps() - undisturbed.steps()
+    killed.repeat_evaluations(sorted(more))
+  return same_runs.differences(
+      undisturbed.workdir, killed.run.workdir, more=more
+  )
 
 
-def losses(workdir: Path) -> dict[int, float]:
-  """Returns the loss of each logged step."""
-  path = workdir / "metrics.jsonl"
-  found = {}
-  for text in path.read_text().splitlines() if path.exists() else ():
-    try:
-      line = json.loads(text)
-    except json.JSONDecodeError:
-      continue  # The line is being written, or was cut short by a kill.
-    if "train/loss" in line:
-      found[line["step"]] = line["train/loss"]
-  return found
-
-
-def differences(one: Path, other: Path) -> list[str]:
-  """Names the parameters and losses that differ between two finished runs."""
-  a, b = (tree.flatten(siglip_jax.load(w).params) for w in (one, other))
-  found = [n for n in a if not np.array_equal(a[n], b[n])]
-  lines, others = losses(one), losses(other)
-  return found + [f"loss of step {s}" for s in lines if lines[s] != others[s]]
-
-
-def tally(kills: Sequence[Kill], different: Sequence[str]) -> str:
+def tally(kills: Sequence[Kill], different: dict[str, list[str]]) -> str:
   """Returns a table of the kills and their outcome, as text."""
-  rows = [f"{'during':12} {'signal':8} kills, ended as they should"]
-  for during, number in WAYS:
+  rows = [f"{'during':12} {'signal':8} kills, ended as they should, hit"]
+  for during, number in [
+      *WAYS,
+      ("watch", signal.SIGKILL),
+      ("watch", signal.SIGTERM),
+  ]:
     of = [k for k in kills if (k.during, k.number) == (during, number)]
-    right = sum(k.right() for k in of)
-    rows.append(f"{during:12} {number.name:8} {len(of):5}, {right}")
-  rows.append(f"{len(kills)} kills, {len(kills) + 1} starts")
-  same = "the same, bit for bit"
-  rows.append(f"parameters and losses: {', '.join(different) or same}")
+    if of:
+      right, hit = sum(k.right() for k in of), sum(k.hit for k in of)
+      rows.append(f"{during:12} {number.name:8} {len(of):5}, {right}, {hit}")
+  rows.append(f"{len(kills)} kills")
+  for check, found in different.items():
+    more = f" and {len(found) - _SHOWN} more" if found[_SHOWN:] else ""
+    listed = ", ".join(found[:_SHOWN]) + more
+    rows.append(f"{check}: {listed or 'the same'}")
   return "\n".join(rows)
+
+
+def passed(kills: Sequence[Kill], different: dict[str, list[str]]) -> bool:
+  """Whether nothing differs, and the kills were as they should be."""
+  missed = [
+      during
+      for during in {k.during for k in kills}
+      if not any(k.hit for k in kills if k.during == during)
+  ]
+  return not (
+      any(different.values()) or missed or not all(k.right() for k in kills)
+  )
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs the soak test on a config."""
   del argv
   config = cli.config()
+  watch, evals = _WATCH.value, _SAVE.value if _WATCH.value else _EVAL.value
   if config.total_steps // (_KILLS.value + 2) <= _SAVE.value:
     raise UserError(
         "Between two kills there must be a checkpoint: expected more than"
         f" {_SAVE.value * (_KILLS.value + 2)} steps, got {config.total_steps}."
     )
+  if watch and _PROCESSES.value > 1:
+    raise UserError(
+        "--watch compares with a run that evaluates itself on as many devices:"
+        f" expected --processes=1, got {_PROCESSES.value}."
+    )
   cadence = [
       f"--config={config_flags.get_config_filename(flags.FLAGS['config'])}",
       "--config.log_steps=1",
       f"--config.ckpt.save_steps={_SAVE.value}",
-  ]
-  cadence += [
-      f"--config.evals.{name}.every_steps={_EVAL.value}"
-      for name in config.evals
+      # With a watcher, nothing is deleted before it is evaluated.
+      f"--config.ckpt.keep_every={int(watch)}",
+      *(f"--config.evals.{n}.every_steps={evals}" for n in config.evals),
   ]
   with tempfile.TemporaryDirectory() as folder:
-    runs = [
+    undisturbed, killed = (
         Soak(
             launch,
             cadence,
-            Path(folder) / name,
-            evals=_EVAL.value,
+            Run(Path(folder) / name, list(config.evals), evals=evals),
             processes=_PROCESSES.value,
+            watch=_KILLS.value if watch and name == "killed" else None,
             seed=_SEED.value,
         )
         for name in ("undisturbed", "killed")
-    ]
-    runs[0].finish()
-    kills = soak(runs[1], _KILLS.value, config.total_steps)
-    different = differences(*(r.workdir for r in runs))
+    )
+    undisturbed.finish()
+    kills = soak(killed, _KILLS.value, config.total_steps)
+    different = compare(undisturbed.run, killed)
   print(tally(kills, different))
-  return int(bool(different) or not all(k.right() for k in kills))
+  return int(not passed(kills, different))
 
 
 def launch(arguments: Sequence[str]) -> subprocess.Popen:
@@ -286,7 +295,10 @@ if __name__ == "__main__":
   )
   _KILLS = flags.DEFINE_integer("kills", 20, "Number of kills.")
   _SAVE = flags.DEFINE_integer("save_steps", 10, "Steps between checkpoints.")
-  _EVAL = flags.DEFINE_integer("eval_steps", 15, "Steps between evaluations.")
+  _EVAL = flags.DEFINE_integer(
+      "eval_steps", 15, "Steps between evaluations; not used with --watch."
+  )
+  _WATCH = flags.DEFINE_bool("watch", False, "Evaluate beside the killed run.")
   _PROCESSES = flags.DEFINE_integer("processes", 1, "Processes per start.")
   _SEED = flags.DEFINE_integer("random_seed", 0, "Seed of the kills.")
   cli.main(main)

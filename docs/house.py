@@ -32,8 +32,14 @@ LAYERS = {
     "state": "checkpoint metrics inference.encoder inference.export",
     "initial values, evaluation": "init evals",
     "report": "progress report sanity inference.model",
-    "checks": "config.sources config.strings config.check",
-    "jobs": "embed inference preflight train plan.estimate plan.search",
+    "checks": (
+        "config.sources config.sections config.strings config.overrides"
+        " config.check"
+    ),
+    "jobs": (
+        "embed inference preflight evals.of_run evals.beside evals.milestones"
+        " train plan.estimate plan.search"
+    ),
     "commands": "main classify convert demo plan.__main__",
 }
 # The way of the data through the house: unit, and what happens there.
@@ -43,7 +49,7 @@ WAY = (
     ("models", "two towers make embeddings"),
     ("losses", "every image meets every text"),
     ("step", "gradient and update, jitted once"),
-    ("train", "the loop: evaluate, save, step, log"),
+    ("train", "the loop: save, evaluate, step, log"),
     ("evals", "zero-shot and retrieval scores"),
     ("checkpoint", "state and position, saved whole"),
     ("inference", "load: encode, compare, classify"),

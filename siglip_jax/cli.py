@@ -60,33 +60,39 @@ def main(
   app.run(guarded, flags_parser=_parse)
 
 
-def define_config(
-    fill: Callable[[ml_collections.ConfigDict], None] = lambda _: None,
-) -> None:
+Fill = Callable[
+    [ml_collections.ConfigDict, Sequence[tuple[str, str | bool]]], None
+]
+
+
+def define_config(fill: Fill) -> None:
   """Defines --config and --config.KEY, in the same way for every command.
 
   Args:
-    fill: adds the settings that a config file may leave out, so that
-      --config.KEY can set them.
+    fill: called with the config of the file and with (KEY, text) for each
+      --config.KEY=text, in order; the text is True for --config.KEY without a
+      value, and False for --noconfig.KEY. It sets these values, and the
+      settings that a config file may leave out.
   """
   config_flags.DEFINE_config_file(
-      "config", None, "configs/NAME.py[:arg=value,...]", lock_config=True
+      "config",
+      None,
+      "configs/NAME.py[:arg=value,...]; --config.KEY=value changes a setting",
+      lock_config=True,
+      sys_argv=[""],  # --config.KEY is not left to ml_collections
   )
   flag = flags.FLAGS["config"]
-  flag.parser = _FillingParser(flag.parser, fill)
+  flag.parser = _ConfigParser(flag.parser, fill)
 
 
-class _FillingParser(flags.ArgumentParser):
-  """A parser of --config that completes the config before any overrides."""
+class _ConfigParser(flags.ArgumentParser):
+  """A parser of --config that knows how the config is completed."""
 
-  def __init__(self, parser: flags.ArgumentParser, fill: Callable):
-    self._parser, self._fill = parser, fill
+  def __init__(self, parser: flags.ArgumentParser, fill: Fill):
+    self._parser, self.fill = parser, fill
 
   def parse(self, argument: Any) -> Any:
-    config = self._parser.parse(argument)
-    if isinstance(config, ml_collections.ConfigDict):
-      self._fill(config)
-    return config
+    return self._parser.parse(argument)
 
   def flag_type(self) -> str:
     return self._parser.flag_type()
@@ -140,7 +146,15 @@ def config() -> ml_collections.ConfigDict:
 def _parse(argv: Sequence[str]) -> list[str]:
   """Parses flags; --config runs the user's file, which may raise anything."""
   try:
-    return flags.FLAGS(argv)
+    parser = flags.FLAGS["config"].parser if "config" in flags.FLAGS else None
+    if not isinstance(parser, _ConfigParser):
+      return flags.FLAGS(argv)
+    words, overrides = _split(argv)
+    rest = flags.FLAGS(words)
+    config = flags.FLAGS.config
+    if isinstance(config, ml_collections.ConfigDict):
+      parser.fill(config, overrides)
+    return rest
   except UserError as e:
     sys.exit(_fail(str(e)))
   except flags.Error as e:
@@ -149,7 +163,34 @@ def _parse(argv: Sequence[str]) -> list[str]:
     in_config = any(line.startswith("Traceback") for line in lines)
     sys.exit(_fail(lines[-1].split("UserError: ")[-1] if in_config else str(e)))
   except Exception as e:  # pylint: disable=broad-except
-    sys.exit(_fail(_in_config(e) or _no_such_key(e)))
+    where = _in_config(e) or f"--config cannot be used as asked: {e}"
+    sys.exit(_fail(where))
+
+
+def _split(
+    argv: Sequence[str],
+) -> tuple[list[str], list[tuple[str, str | bool]]]:
+  """Returns a command line without its --config.KEY, and those as pairs."""
+  command, *words = argv
+  words = flags.FLAGS.read_flags_from_files(words, force_gnu=False)
+  rest, overrides = [command], []
+  while words and words[0] != "--":
+    word = words.pop(0)
+    name, equals, text = word.partition("=")
+    match = re.fullmatch(r"--?(no)?config\.(.*)", name)
+    if match is None or (match[1] and equals):
+      rest.append(word)
+      continue
+    value: str | bool = text if equals else not match[1]
+    # As for any flag, the value may be the next word, here unless it is a flag.
+    if value is True and words and not _is_flag(words[0]):
+      value = words.pop(0)
+    overrides.append((match[2], value))
+  return rest + words, overrides
+
+
+def _is_flag(word: str) -> bool:
+  return word.startswith("--") or re.match("-[a-z]", word) is not None
 
 
 def _in_config(e: Exception) -> str | None:
@@ -161,22 +202,6 @@ def _in_config(e: Exception) -> str | None:
   if not own:
     return None
   return f"{own[-1].filename}, line {own[-1].lineno}: {type(e).__name__}: {e}."
-
-
-def _no_such_key(e: Exception) -> str:
-  """Turns ml_collections' error for --config.key=value into a sentence."""
-  message = str(e.args[0]) if e.args else repr(e)
-  # A doubly quoted key, optionally with ml_collections' suggestion.
-  match = re.fullmatch(
-      r'\W*(\w+?)\W*(?:n?Did you mean "(\w+)".*)?', message, re.DOTALL
-  )
-  if match is None:
-    return f"--config cannot be used as asked: {message}"
-  hint = f" Did you mean {match[2]!r}?" if match[2] else ""
-  return (
-      f"The config file sets no {match[1]!r}, and --config.key=value can only"
-      f" change what it sets.{hint}"
-  )
 
 
 def _fail(message: str, status: int = BAD_INPUT) -> int:

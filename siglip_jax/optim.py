@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 from jaxtyping import Float
+import numpy as np
 import optax
 
 from siglip_jax import schedules
@@ -35,6 +37,7 @@ class Optimizer:
     frozen_dtype: dtype that frozen parameters are stored in.
     schedules: schedule of each rule that trains, by the rule's regex.
     lr: peak learning rate, before lr_mults.
+    max_t: largest value of the parameter t after an update, or None.
   """
 
   tx: optax.GradientTransformation
@@ -43,6 +46,7 @@ class Optimizer:
   frozen_dtype: jnp.dtype
   schedules: Mapping[str, schedules.Schedule]
   lr: float
+  max_t: np.float32 | None = None
 
   def lr_at(self, step: ArrayLike) -> dict[str, Float[Array, ""]]:
     """Returns learning rates at a step, before lr_mults, by schedule regex."""
@@ -53,6 +57,12 @@ class Optimizer:
     flat = tree.flatten(params)
     frozen = {n: flat[n].astype(self.frozen_dtype) for n in self.frozen}
     return tree.unflatten(flat | frozen)
+
+  def limit(self, params: Mapping) -> Mapping:
+    """Returns updated trainable parameters, with t at most `max_t`."""
+    if self.max_t is None or "t" not in params:
+      return params
+    return {**params, "t": jnp.minimum(params["t"], self.max_t)}
 
 
 def make(
@@ -70,6 +80,7 @@ def make(
     wd_mults: Rules = ((".*/kernel", 1.0), (".*", 0.0)),
     clip_norm: float | None = 1.0,
     frozen_dtype: str = "float32",
+    max_temperature: float | None = None,
 ) -> Optimizer:
   """Makes an optimizer; the keyword-only arguments are those of config.optim.
 
@@ -94,17 +105,18 @@ def make(
       clip.
     frozen_dtype: dtype that frozen parameters are stored in; "bfloat16" halves
       their memory and rounds them.
+    max_temperature: largest temperature exp(t) after an update; CLIP has 100.
+      None does not limit it, and a frozen t keeps its value.
 
   Raises:
     UserError: a name, option or value is invalid, a parameter matches no rule,
       a rule decides no parameter, or every parameter is frozen.
   """
   names = list(tree.flatten(params))
-  if clip_norm is not None and not clip_norm > 0:
-    raise UserError(
-        "config.optim.clip_norm must be positive, or None not to clip; got"
-        f" {clip_norm}."
-    )
+  _check_limits(clip_norm=clip_norm, max_temperature=max_temperature)
+  _check_rates(
+      {"lr": lr, "wd": wd}, {"lr_mults": lr_mults, "wd_mults": wd_mults}
+  )
   rule_args = tree.assign(schedule, names, what="config.optim.schedule")
   lr_mult = tree.assign(lr_mults, names, what="config.optim.lr_mults")
   wd_mult = tree.assign(wd_mults, names, what="config.optim.wd_mults")
@@ -112,6 +124,11 @@ def make(
   for regex, kwargs in schedule:
     if kwargs is not None:
       field = f"config.optim.schedule of {regex!r}"
+      if not isinstance(kwargs, Mapping):
+        raise UserError(
+            f"{field} must be arguments such as dict(decay='cosine'), or None"
+            f" to freeze; got {kwargs!r}."
+        )
       schema.check(field, kwargs, schedules.make)
       by_regex[regex] = schedules.make(
           total_steps, batch_size, num_examples, **kwargs
@@ -142,7 +159,39 @@ def make(
       frozen_dtype=_storage(frozen_dtype),
       schedules=by_regex,
       lr=lr,
+      max_t=_log_below(max_temperature) if max_temperature else None,
   )
+
+
+def _check_limits(**limits: float | None) -> None:
+  for name, limit in limits.items():
+    if limit is not None and not 0 < limit < math.inf:
+      raise UserError(
+          f"config.optim.{name} must be positive, or None for no limit; got"
+          f" {limit}."
+      )
+
+
+def _check_rates(rates: Mapping[str, Any], mults: Mapping[str, Rules]) -> None:
+  """Checks that rates, and the factors on them, are numbers from 0 up."""
+  rates = dict(rates)
+  for name, rules in mults.items():
+    rates |= {f"{name} of {regex!r}": factor for regex, factor in rules}
+  for name, rate in rates.items():
+    number = isinstance(rate, int | float) and not isinstance(rate, bool)
+    if not number or not 0 <= rate < math.inf:
+      raise UserError(
+          f"config.optim.{name} must be a number from 0 up; got {rate!r}."
+      )
+
+
+def _log_below(temperature: float) -> np.float32:
+  """Returns the largest float32 that is not above the logarithm."""
+  exact = math.log(temperature)
+  rounded = np.float32(exact)
+  if float(rounded) > exact:
+    rounded = np.nextafter(rounded, np.float32(-np.inf))
+  return rounded
 
 
 def _storage(dtype: str) -> jnp.dtype:
@@ -207,19 +256,32 @@ def _scaled(multiplier: Array, direction: Array) -> Array:
 
 
 def _direction(name: str, options: Mapping) -> optax.GradientTransformation:
-  makers: dict[str, Callable[..., optax.GradientTransformation]] = {
-      "adam": _adam,
-      "adafactor": _adafactor,
-      "lion": _lion,
-      "sgd": _sgd,
-  }
-  if name not in makers:
+  if name not in DIRECTIONS:
     raise UserError(
-        f"config.optim.name must be one of {', '.join(makers)}; got {name!r}:"
-        f" {schema.suggest(name, makers)}"
+        f"config.optim.name must be one of {', '.join(DIRECTIONS)}; got"
+        f" {name!r}: {schema.suggest(name, DIRECTIONS)}"
     )
-  schema.check(f"config.optim.options of {name}", options, makers[name])
-  return makers[name](**options)
+  field = f"config.optim.options of {name}"
+  schema.check(field, options, DIRECTIONS[name])
+  for key, value in options.items():
+    if key in _AVERAGES and value is not None and not 0 <= value < 1:
+      raise UserError(f"{field}: {key} must be in [0, 1); got {value}.")
+    if key in ("mu_dtype", "momentum_dtype"):
+      _check_moments(f"{field}: {key}", value)
+    if key in _POSITIVE and value is not None and not value > 0:
+      raise UserError(f"{field}: {key} must be positive; got {value}.")
+  return DIRECTIONS[name](**options)
+
+
+# Options that weigh the past in a moving average.
+_AVERAGES = ("b1", "b2", "b2_cap", "decay_rate", "momentum")
+_POSITIVE = ("eps", "clipping_threshold", "min_dim_size_to_factor")
+
+
+def _check_moments(name: str, dtype: str | None) -> None:
+  # Small moments are 0 in float16, whose smallest number is 6e-8.
+  if dtype not in (None, "float32", "bfloat16"):
+    raise UserError(f"{name} must be float32 or bfloat16; got {dtype!r}.")
 
 
 def _adam(
@@ -276,3 +338,12 @@ def _adafactor(
         optax.ema(momentum, debias=False, accumulator_dtype=momentum_dtype)
     )
   return optax.chain(*parts)
+
+
+# The registry of directions that config.optim can name.
+DIRECTIONS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": _adam,
+    "adafactor": _adafactor,
+    "lion": _lion,
+    "sgd": _sgd,
+}

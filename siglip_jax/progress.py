@@ -14,6 +14,8 @@ from rich import text as rich_text
 
 from siglip_jax.evals.scores import Score
 
+_FILE_WIDTH = 400  # columns, so that no name in a log file is folded
+
 
 class Progress:
   """The progress of training: a live bar on a terminal, lines elsewhere.
@@ -178,7 +180,10 @@ def _clock(seconds: float) -> str:
 def final_table(
     scores: Sequence[Score], console: rich_console.Console | None = None
 ) -> None:
-  """Prints the scores with their 95 % intervals and chance levels."""
+  """Prints the scores with their 95 % intervals and chance levels.
+
+  Off a terminal, the table is as wide as its names: a file has no width.
+  """
   table = rich_table.Table(title="Final metrics", title_justify="left")
   table.add_column("metric", overflow="fold")
   for column in ("value", "95 % interval", "chance", "x chance", "n"):
@@ -186,10 +191,13 @@ def final_table(
   for s in scores:
     table.add_row(
         rich_text.Text(s.name),  # a name may hold [brackets]
-        f"{s.value:.1%}",
-        f"{s.lo:.1%} to {s.hi:.1%}",
-        f"{s.chance:.2%}",
+        s.value_text,
+        s.interval_text,
+        s.chance_text,
         s.times_chance,
         str(s.n),
     )
-  (console or rich_console.Console(highlight=False)).print(table)
+  console = console or rich_console.Console(highlight=False)
+  if not console.is_terminal:
+    console.width = max(console.width, _FILE_WIDTH)
+  console.print(table)

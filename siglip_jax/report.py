@@ -18,6 +18,7 @@ from matplotlib import ticker as mpl_ticker
 import numpy as np
 from PIL import Image
 
+from siglip_jax import files
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.evals.scores import Evaluator
 from siglip_jax.evals.scores import Result
@@ -52,8 +53,10 @@ def write_report(
     history: Sequence[Mapping[str, Any]],
     scores: Sequence[Score],
     gallery: Mapping[str, Sequence[Card]],
+    starts: Sequence[Mapping[str, Any]] = (),
+    name: str = "report.html",
 ) -> Path:
-  """Writes the report into a workdir.
+  """Writes the report into a workdir, in one move.
 
   Args:
     workdir: folder to write into.
@@ -61,9 +64,13 @@ def write_report(
     history: parsed lines of metrics.jsonl.
     scores: final scores; top-1 and recall at 1 become key figures and curves.
     gallery: heading -> cards.
+    starts: the starts of the run, in order: step, time, code, versions (of
+      packages), devices, and changed (lines that say which config fields are
+      new). Keys may be missing. Shown if there are several or any changes.
+    name: name of the file.
 
   Returns:
-    The path of report.html, a page that loads no other file.
+    The path of the report, a page that loads no other file.
   """
   template = (Path(__file__).parent / "report.html").read_text("utf-8")
   first = [s for s in scores if s.headline]
@@ -72,12 +79,14 @@ def write_report(
       title=html.escape(title),
       steps=f"{steps:,}",
       figures="".join(map(_figure, first)),
-      charts=_loss_chart(history) + _score_chart(history, first),
+      charts=_charts(history, first, starts),
       rows="".join(map(_row, scores)),
+      starts=_starts(starts),
       galleries="".join(map(_gallery, gallery.items())),
   )
-  path = Path(workdir) / "report.html"
-  path.write_text(page, "utf-8")
+  path = Path(workdir) / name
+  with files.replacing(path) as partial:
+    partial.write_text(page, "utf-8")
   return path
 
 
@@ -102,30 +111,66 @@ def cards(evaluator: Evaluator, result: Result, image: str) -> list[Card]:
 
 def _figure(s: Score) -> str:
   kind, _, name = s.name.partition("/")
+  small = f"{s.times_chance} &times; chance"
+  if s.unit == "nats":
+    small = f"chance {s.chance_text}"
   return (
       f'<div class="figure"><span class="kind">{html.escape(kind)}</span>'
-      f"<b>{s.value:.1%}</b><span>{html.escape(name)}</span>"
-      f"<small>{s.times_chance} &times; chance</small></div>"
+      f"<b>{s.value_text}</b><span>{html.escape(name)}</span>"
+      f"<small>{small}</small></div>"
   )
 
 
 def _row(s: Score) -> str:
-  bar = (
-      f'<span class="bar" title="95 % interval {s.lo:.1%} to {s.hi:.1%}">'
-      f'<i style="width:{s.value:.2%}"></i>'
-      f'<u style="left:{s.lo:.2%};width:{s.hi - s.lo:.2%}"></u>'
-      f'<s style="left:{s.chance:.2%}"></s></span>'
-  )
   cells = (
-      bar,
-      f"<b>{s.value:.1%}</b>",
-      f"{s.lo:.1%} to {s.hi:.1%}",
-      f"{s.chance:.2%}",
+      _bar(s) if s.unit == "share" else "nats",
+      f"<b>{s.value_text}</b>",
+      s.interval_text,
+      s.chance_text,
       s.times_chance,
       f"{s.n:,}",
   )
   tail = "".join(f"<td>{c}</td>" for c in cells)
   return f"<tr><th scope=row>{html.escape(s.name)}</th>{tail}</tr>"
+
+
+def _bar(s: Score) -> str:
+  return (
+      f'<span class="bar" title="95 % interval {s.interval_text}">'
+      f'<i style="width:{s.value:.2%}"></i>'
+      f'<u style="left:{s.lo:.2%};width:{s.hi - s.lo:.2%}"></u>'
+      f'<s style="left:{s.chance:.2%}"></s></span>'
+  )
+
+
+def _starts(starts: Sequence[Mapping[str, Any]]) -> str:
+  """Returns a table of the starts; "" if one start changed nothing."""
+  if len(starts) < 2 and not any(s.get("changed") for s in starts):
+    return ""
+  return (
+      "<section><h2>Starts</h2><p>Each process that trained this run, with the"
+      " config fields that it changed.</p>"
+      '<div class="scroll"><table class="starts"><thead><tr><th>step<th>time'
+      "<th>code<th>versions<th>devices<th>changed</thead>"
+      f"<tbody>{''.join(map(_start, starts))}</tbody></table></div></section>"
+  )
+
+
+def _start(start: Mapping[str, Any]) -> str:
+  versions = start.get("versions") or {}
+  cells = (
+      [start.get("time", "")],
+      [start.get("code", "")],
+      [f"{name} {version}" for name, version in versions.items()],
+      [start.get("devices", "")],
+      start.get("changed", ()),
+  )
+  tail = "".join(
+      f"<td>{'<br>'.join(html.escape(str(line)) for line in cell)}</td>"
+      for cell in cells
+  )
+  step = start.get("step", "")
+  return f"<tr><th scope=row>{html.escape(str(step))}</th>{tail}</tr>"
 
 
 def _gallery(item: tuple[str, Sequence[Card]]) -> str:
@@ -159,21 +204,41 @@ def _card(card: Card) -> str:
   )
 
 
-def _loss_chart(history: Sequence[Mapping[str, Any]]) -> str:
-  points = _series(history, "train/loss")
-  log = all(y > 0 for _, y in points)
-  return _chart("Training loss", [("train/loss", points, None)], log=log)
+def _charts(history, scores: Sequence[Score], starts) -> str:
+  """Returns a chart of the losses, and one of the shares."""
+  marks = [s["step"] for s in starts if s.get("changed") and "step" in s]
+  lines = {
+      unit: [
+          (s.name, _series(history, s.name), s.chance)
+          for s in scores
+          if s.unit == unit
+      ]
+      for unit in ("nats", "share")
+  }
+  losses = [("train/loss", _series(history, "train/loss"), None)]
+  losses = (losses + lines["nats"])[: len(_LINES)]
+  shares = lines["share"][: len(_LINES)]
+  log = all(y > 0 for _, points, _ in losses for _, y in points)
+  title = "Training loss"
+  if len(losses) > 1:
+    title = "Losses (dotted: chance)"
+  count = f"{len(shares)} of {len(lines['share'])} key figures"
+  return _chart(title, losses, log=log, marks=marks) + _chart(
+      f"{count} (dotted: chance)", shares, marks=marks
+  )
 
 
-def _score_chart(history, scores: Sequence[Score]) -> str:
-  lines = [(s.name, _series(history, s.name), s.chance) for s in scores]
-  shown = min(len(lines), len(_LINES))
-  title = f"{shown} of {len(lines)} key figures (dotted: chance)"
-  return _chart(title, lines[:shown])
+def _chart(
+    title: str, lines, *, log: bool = False, marks: Sequence[int] = ()
+) -> str:
+  """Returns an SVG chart with an HTML legend, where names are only text.
 
-
-def _chart(title: str, lines, *, log: bool = False) -> str:
-  """Returns an SVG chart with an HTML legend, where names are only text."""
+  Args:
+    title: caption.
+    lines: (name, points, chance) of each line; chance may be None.
+    log: whether the vertical axis is logarithmic.
+    marks: steps at which a changed config took over, drawn as thin lines.
+  """
   lines = [line for line in lines if line[1]]
   if not lines:
     return ""
@@ -195,6 +260,8 @@ def _chart(title: str, lines, *, log: bool = False) -> str:
       axes.plot(*zip(*points, strict=True), color=color, marker=marker, ms=3)
       if chance is not None:
         axes.axhline(chance, color=color, ls=":", lw=1)
+    for step in marks:
+      axes.axvline(step, color=_INK, lw=0.6)
     axes.set(xlabel="step", yscale="log" if log else "linear")
     if log:  # plain numbers: the loss seldom spans more than two decades
       axes.yaxis.set(

@@ -98,7 +98,7 @@ def report(losses: Losses, scores: Sequence[Score]) -> None:
   )
   for s in scores:
     if s.headline:
-      print(f"Step 0: {s.name} {s.value:.1%} (chance {s.chance:.2%})")
+      print(f"Step 0: {s.name} {s.value_text} (chance {s.chance_text})")
   if losses.suspicious:
     logging.warning(
         "The initial weights hardly tell true pairs from shuffled ones (loss"

@@ -153,6 +153,8 @@ def make(
       batch_size,
       num_examples,
   )
+  if timescale < 1:
+    raise UserError(f"timescale must be at least 1 step; got {timescale}.")
   if decay not in ("cosine", "linear", "rsqrt", "none"):
     raise UserError(
         f"decay must be cosine, linear, rsqrt or none; got {decay!r}."

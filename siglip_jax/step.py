@@ -167,7 +167,7 @@ def make_train_step(
 
     value, grads = jax.value_and_grad(loss_fn)(train)
     updates, opt_state = optimizer.tx.update(grads, state.opt_state, train)
-    train = cast(dict, optax.apply_updates(train, updates))
+    train = optimizer.limit(cast(dict, optax.apply_updates(train, updates)))
     replaced = state.replaced + jnp.sum(batch["replaced"] >= 0)
     metrics = {
         "train/loss": value,

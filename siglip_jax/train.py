@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from collections.abc import Mapping
-import dataclasses
+import contextlib
 import math
 from pathlib import Path
 
@@ -12,22 +12,27 @@ import ml_collections
 from siglip_jax import checkpoint
 from siglip_jax import metrics as metrics_lib
 from siglip_jax import progress as progress_lib
-from siglip_jax import report
 from siglip_jax import sanity
 from siglip_jax import sharding
+from siglip_jax import workdir as workdir_lib
 from siglip_jax.config import check as config_check
 from siglip_jax.config import sources as config_sources
 from siglip_jax.data import pipeline
 from siglip_jax.data import prefetch
+from siglip_jax.data.replaced import replaced_too_many
 from siglip_jax.errors import DONE
 from siglip_jax.errors import TRY_AGAIN
 from siglip_jax.errors import UserError
-from siglip_jax.evals.evaluations import Evaluations
-from siglip_jax.inference.encoder import BatchEncoder
+from siglip_jax.evals import beside
+from siglip_jax.evals import of_run
+from siglip_jax.evals.milestones import Milestones
+from siglip_jax.evals.milestones import due
 from siglip_jax.multihost.messages import Peers
 from siglip_jax.multihost.phases import Phases
 from siglip_jax.multihost.preemption import Preemption
 from siglip_jax.multihost.watchdog import Watchdog
+from siglip_jax.preflight import captions
+from siglip_jax.preflight.claim import claim
 from siglip_jax.preflight.prepare import Prepared
 from siglip_jax.preflight.prepare import prepare
 from siglip_jax.preflight.start import Start
@@ -40,160 +45,139 @@ def train_and_evaluate(
     workdir: str | Path,
     *,
     eval_only: bool = False,
+    evaluate: bool = True,
 ) -> int:
   """Trains and evaluates a config in a workdir, resuming a run found there.
 
   Args:
     config: the config, as returned by get_config of a file in configs/.
     workdir: folder for everything the run writes.
-    eval_only: whether to only evaluate the newest checkpoint.
+    eval_only: whether to only evaluate the newest checkpoint, as
+      `evals.beside.evaluate_only` does.
+    evaluate: whether to run the evaluations; `evals.beside.watch` can run them
+      in another process.
 
   Returns:
     The exit status: DONE, or TRY_AGAIN if SIGTERM or a pre-emption ended the
     run after it saved a checkpoint.
 
   Raises:
-    UserError: the config, the data or the workdir cannot be used.
+    UserError: the config, the data or the workdir cannot be used, or another
+      run uses it.
     TryAgain: another process is missing.
   """
+  if eval_only:
+    return beside.evaluate_only(config, workdir)
   config_check.validate(config)
   phases, peers = Phases(), Peers()
-  with Watchdog(phases, peers, **config.watchdog):
+  with (
+      Watchdog(phases, peers, **config.watchdog),
+      claim(workdir, peers, what="run") as folder,
+  ):
     preemption = Preemption(peers)
-    prepared = prepare(config, workdir, peers)
+    prepared = prepare(config, folder, peers, evaluates=evaluate)
+    look = None
+    if prepared.main:
+      look = captions.look(config, prepared.source, prepared.pp.train)
     checkpoints = checkpoint.Checkpoints(
-        prepared.workdir,
+        folder,
         keep=config.ckpt.keep,
-        clean=not eval_only,
+        keep_every=config.ckpt.keep_every,
         peers=peers,
     )
-    start = restore_or_init(prepared, checkpoints, eval_only=eval_only)
-    record_start(prepared, start, eval_only=eval_only)
-    writer = metrics_lib.MetricWriter(prepared.workdir, write=prepared.main)
+    start = restore_or_init(prepared, checkpoints)
+    record_start(prepared, start, checkpoints)
+    if look is not None:
+      captions.report(look)
     bar = progress_lib.Progress(
         total_steps=config.total_steps,
         start_step=start.step,
         show=prepared.main,
     )
-    encoder = BatchEncoder(
-        model=prepared.run.model,
-        params=start.state.params,
-        mesh=prepared.run.mesh,
-        image=prepared.pp.image,
-        text=prepared.pp.text,
-        batch_size=config.batch_size,
-        track=bar.track,
+    writer = metrics_lib.MetricWriter(
+        folder,
+        write=prepared.main,
+        start=start.step,
+        wandb=config.to_dict().get("wandb"),
+        config=config.to_dict(),
     )
-    evals = Evaluations(
-        prepared.evaluators,
-        encoder,
-        write=writer.write,
-        evaluating=bar.evaluating,
+    writer.note(start.step, "resumed with", list(map(str, start.changed)))
+    evals = of_run.make(
+        prepared,
+        start.state.params,
+        bar=bar,
+        writer=writer,
+        preemption=preemption,
+        folder=folder,
     )
-    if eval_only:
-      with bar, phases("eval", start.step):
-        evals.run(start.step, evals.evaluators, start.state.params)
-      step = config.total_steps
-    else:
-      step = train(
+    with writer, contextlib.closing(checkpoints):
+      step, why = train(
           prepared,
           start,
+          milestones=Milestones(
+              prepared, start, checkpoints, evals, phases, evaluate=evaluate
+          ),
           checkpoints=checkpoints,
-          evals=evals,
           writer=writer,
           bar=bar,
           phases=phases,
           preemption=preemption,
       )
-    with phases("save", step):
-      checkpoints.close()
-    writer.close()
-    if step < config.total_steps:
-      if prepared.main:
-        print(
-            f"Stopped by SIGTERM at step {step}, which is saved. The same"
-            " command goes on from there."
-        )
-      return TRY_AGAIN
+      with phases("save", step):
+        checkpoints.wait()
     if prepared.main:
-      show(prepared, evals)
-    return DONE
+      _say_end(prepared, step, why)
+      if why != "stop":
+        # The watch adds its scores to the report once the run has ended.
+        of_run.show(prepared, evals, folder)
+        workdir_lib.note_end(folder, step)
+    return TRY_AGAIN if why == "stop" else DONE
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Due:
-  """The actions due before a step.
-
-  Attributes:
-    evals: evaluators to run.
-    save: whether to save a checkpoint.
-    stop: whether the run ends here, before its last step.
-    last: whether all steps are done.
-  """
-
-  evals: list[str]
-  save: bool
-  stop: bool
-  last: bool
-
-
-def due(
-    step: int,
-    *,
-    start: int,
-    total_steps: int,
-    save_steps: int,
-    every_steps: Mapping[str, int],
-    stop: bool,
-    evaluated: bool,
-) -> Due:
-  """Returns what is due after `step` updates; depends only on its arguments.
-
-  Args:
-    step: number of updates made so far.
-    start: number of updates made before this process started.
-    total_steps: number of updates in the whole run.
-    save_steps: number of updates between checkpoints.
-    every_steps: evaluator name -> number of updates between its evaluations.
-    stop: whether the run is asked to end here; evaluations due at this step are
-      then left to the next start.
-    evaluated: whether the evaluations at `start` are already done.
-  """
-  last = step == total_steps
-  stop = stop and not last
-  skip = stop or (step == start and evaluated and not last)
-  evals = [
-      name
-      for name, every in every_steps.items()
-      if not skip and (last or step % every == 0)
-  ]
-  save = last or stop or (step > start and step % save_steps == 0)
-  return Due(evals=evals, save=save, stop=stop, last=last)
+def _say_end(p: Prepared, step: int, why: str) -> None:
+  """Prints why a run ended before its last step."""
+  if why == "stop":
+    print(
+        f"Stopped by SIGTERM at step {step}, which is saved. The same"
+        " command goes on from there."
+    )
+  if why == "early":
+    print(
+        f"Stopped at step {step}: {p.config.early_stopping.metric} has not"
+        f" improved for {p.config.early_stopping.patience} evaluations."
+    )
 
 
 def train(
     p: Prepared,
     start: Start,
     *,
+    milestones: Milestones,
     checkpoints: checkpoint.Checkpoints,
-    evals: Evaluations,
     writer: metrics_lib.MetricWriter,
     bar: progress_lib.Progress,
     phases: Phases,
     preemption: Preemption,
-) -> int:
-  """Loops over the steps, and returns the step at which the run ended.
+) -> tuple[int, str]:
+  """Loops over the steps, and returns the step at which the run ended and why.
 
-  Each iteration evaluates, saves, reads a batch, steps and logs. In this order
-  the saved state and the position in the data agree.
+  Each iteration saves, evaluates, reads a batch, steps and logs. In this order
+  the saved state and the position in the data agree, and whatever ends an
+  evaluation loses no step.
+
+  Returns:
+    (step, why): why is "done", "stop" for SIGTERM, or "early".
   """
   config, state = p.config, start.state
-  log = _Log(p, checkpoints, start.step, writer, bar, phases)
+  log = _Log(p, start, checkpoints, writer, bar, phases)
   metrics = metrics_lib.Delayed(log.check, log.write)
   profiler = metrics_lib.Profiler(p.workdir, **config.profile)
-  batches = _batches(p, start.step)
+  batches = _batches(p, start)
   compare = start.step == 0 and sanity.applies(config)
   every_steps = {name: e.every_steps for name, e in config.evals.items()}
+  done = set(every_steps)  # at the first step; random weights score nothing
+  if start.step or compare:
+    done = milestones.evaluated(start.step)
   with bar:
     for step in range(start.step, config.total_steps + 1):
       now = due(
@@ -201,30 +185,27 @@ def train(
           start=start.step,
           total_steps=config.total_steps,
           save_steps=config.ckpt.save_steps,
-          every_steps=every_steps,
-          stop=step < config.total_steps and preemption.reached(step),
-          evaluated=start.evaluated and not compare,
+          keep_every=config.ckpt.keep_every,
+          every_steps=every_steps if milestones.evaluate else {},
+          stop=step < config.total_steps and preemption.reached(),
+          done=done,
       )
-      if now.evals or now.save:
+      why = ""
+      if now.save or now.evals or step == start.step:
         with phases("step", step):
           metrics.settle(step)
         with log.clock.pause():
-          if now.evals:
-            with phases("eval", step):
-              evals.run(step, now.evals, state.params)
-          if now.save:
-            with phases("save", step):
-              evaluated = not now.stop or step == 0
-              checkpoints.save(step, state, p.spec, evaluated=evaluated)
-            log.last_good = step
-      if now.stop or now.last:
+          why = milestones.reach(step, state, now)
+        log.last_good = step
+      if why:
         break
       profiler.before(step, state)
       with phases("data", step):
         batch = next(batches)
       if compare and step == 0:
         with log.clock.pause():
-          sanity.check(p.run.loss, state, batch, evals.scores(), p.main)
+          scores = milestones.evals.scores()
+          sanity.check(p.run.loss, state, batch, scores, p.main)
       with phases("step" if metrics.any else "first_step", step):
         with jax.transfer_guard("disallow"):
           state, values = p.run.train_step(state, batch)
@@ -233,7 +214,7 @@ def train(
         # The device computes these after the step just dispatched.
         metrics.put(step + 1, values | p.run.learning_rates(step))
   profiler.close(state)
-  return step
+  return step, why
 
 
 class _Log:
@@ -247,26 +228,29 @@ class _Log:
   def __init__(
       self,
       p: Prepared,
+      start: Start,
       checkpoints: checkpoint.Checkpoints,
-      start: int,
       writer: metrics_lib.MetricWriter,
       bar: progress_lib.Progress,
       phases: Phases,
   ):
-    self._p, self._checkpoints = p, checkpoints
+    self._p, self._start, self._checkpoints = p, start, checkpoints
     self._writer, self._bar, self._phases = writer, bar, phases
-    self._logged = self.last_good = start
+    self._logged = self.last_good = start.step
     self.clock = metrics_lib.Throughput()
-    self.clock.start(start * p.config.batch_size)
+    self.clock.start(start.examples)
 
   def check(self, step: int, values: Mapping[str, float]) -> None:
     """Raises UserError if the run is not worth continuing."""
     _check_finite(self._checkpoints, values, self.last_good, step)
-    _check_replaced(values, step, self._p.config)
+    examples = self._start.examples_at(step, self._p.config.batch_size)
+    _check_replaced(values, examples, step, self._p)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes a step's metrics, with speed, waiting times and host memory."""
-    rate = self.clock.rate(step * self._p.config.batch_size)
+    rate = self.clock.rate(
+        self._start.examples_at(step, self._p.config.batch_size)
+    )
     steps, self._logged = step - self._logged, step
     self._writer.write(
         step,
@@ -278,15 +262,16 @@ class _Log:
     self._bar.update(step, loss=loss, examples_per_second=rate)
 
 
-def _batches(p: Prepared, start: int) -> Iterator[dict[str, jax.Array]]:
-  """Returns global batches on the devices, beginning with step `start`."""
+def _batches(p: Prepared, start: Start) -> Iterator[dict[str, jax.Array]]:
+  """Returns global batches on the devices, beginning with the first step."""
   config = p.config
   local = pipeline.train_iterator(
       p.source,
       p.pp.train,
       batch_size=config.batch_size,
       seed=config.seed,
-      start_step=start,
+      start_step=start.step,
+      start_example=start.examples,
       total_steps=config.total_steps,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
@@ -319,31 +304,12 @@ def _check_finite(
   )
 
 
-def _check_replaced(values, step: int, config) -> None:
-  share = values["data/replaced"] / (step * config.batch_size)
-  if share > config.data.max_replaced_share:
+def _check_replaced(values, examples: int, step: int, p: Prepared) -> None:
+  limit = p.config.data.max_replaced_share
+  replaced = int(values["data/replaced"])
+  if replaced_too_many(replaced, examples, limit, distinct=len(p.source)):
     raise UserError(
-        f"{int(values['data/replaced'])} examples in {step} steps could not be"
-        f" read: {share:.1%}, and config.data.max_replaced_share is"
-        f" {config.data.max_replaced_share:.1%}. The log names them."
+        f"{replaced} of {examples} examples in {step} steps could not be read:"
+        f" {replaced / examples:.1%}, and config.data.max_replaced_share is"
+        f" {limit:.1%}. The log names them."
     )
-
-
-def show(p: Prepared, evals: Evaluations) -> None:
-  """Prints the final table and writes report.html."""
-  scores = evals.scores()
-  progress_lib.final_table(scores)
-  image = p.config.preprocess.image
-  gallery = {
-      name: report.cards(evals.evaluators[name], result, image)
-      for name in evals.evaluators
-      if (result := evals.results[name]).gallery
-  }
-  path = report.write_report(
-      p.workdir,
-      title=p.workdir.name,
-      history=metrics_lib.read(p.workdir),
-      scores=scores,
-      gallery=gallery,
-  )
-  print(f"Report: {path}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import difflib
 import re
 from typing import Any
 
@@ -84,11 +85,41 @@ def assign(
       reason = (
           "earlier rules took all it matches. Move it up or remove it."
           if shadowed
-          else "it matches none. Fix or remove it."
+          else _why_unmatched(regex.pattern, names)
       )
-      example = f" Names look like {names[0]!r}." if names else ""
       raise UserError(
           f"{what}: every rule must decide a parameter, and {regex.pattern!r}"
-          f" decides none: {reason}{example}"
+          f" decides none: {reason}"
       )
   return assigned
+
+
+def _why_unmatched(pattern: str, names: Sequence[str]) -> str:
+  """Returns why a rule matches none of the names, and names close to it."""
+  stacked = any("encoderblock/" in n for n in names)
+  unrolled = any("encoderblock_" in n for n in names)
+  if stacked and not unrolled and "encoderblock_" in pattern:
+    reason = (
+        "it matches none, because config.model.scan=True stacks all blocks of a"
+        " tower into one array, which a rule takes as a whole. Set it to False"
+        " to tell blocks apart."
+    )
+  elif unrolled and not stacked and "encoderblock/" in pattern:
+    reason = (
+        "it matches none, because config.model.scan=False keeps each block by"
+        " itself. Write encoderblock_[0-9]+ for all of them."
+    )
+  else:
+    reason = "it matches none. Fix or remove it."
+  examples = ", ".join(map(repr, _like(pattern, names)))
+  return f"{reason} Names look like {examples}." if names else reason
+
+
+def _like(pattern: str, names: Sequence[str]) -> list[str]:
+  """Returns three names: the closest to a pattern, or one of each part."""
+  letters = re.sub(r"[^\w/]+", "", pattern)
+  close = difflib.get_close_matches(letters, names, n=3, cutoff=0.5)
+  if close:
+    return close
+  parts = {n.partition("/")[0]: n for n in reversed(names)}
+  return sorted(parts.values(), key=lambda n: ("/" not in n, n))[:3]

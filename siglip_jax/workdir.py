@@ -1,10 +1,13 @@
 """A run's workdir: which files it holds, and how they are written."""
 
+from collections.abc import Mapping
+import contextlib
 import hashlib
 import json
 import os
 from pathlib import Path
 import shutil
+from typing import Any
 
 import ml_collections
 
@@ -17,6 +20,8 @@ from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 
 _CONFIG = "config.json"
+_STARTS = "starts.jsonl"
+_END = "ended at step"
 
 
 def prepare(workdir: str | Path, index: int) -> Path:
@@ -32,23 +37,37 @@ def prepare(workdir: str | Path, index: int) -> Path:
   Raises:
     UserError: the path is remote, or cannot be written to.
   """
-  if "://" in str(workdir):
-    raise UserError(
-        "--workdir must be a folder of the file system; got"
-        f" {workdir}. Mount the bucket (gcsfuse, s3fs) and give its folder."
-    )
-  workdir = Path(workdir).expanduser()
+  workdir = local(workdir)
   probe = workdir / f".write_test_{index}"
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     probe.touch()
     probe.unlink()
   except OSError as e:
-    raise UserError(
-        f"The workdir must be a folder that can be written to: {workdir}"
-        f" ({e.strerror}). Give another --workdir."
-    ) from None
+    raise UserError(unwritable(workdir, e)) from None
   return workdir
+
+
+def local(workdir: str | Path) -> Path:
+  """Returns the path of a workdir, with ~ expanded.
+
+  Raises:
+    UserError: the path is remote.
+  """
+  if "://" in str(workdir):
+    raise UserError(
+        "--workdir must be a folder of the file system; got"
+        f" {workdir}. Mount the bucket (gcsfuse, s3fs) and give its folder."
+    )
+  return Path(workdir).expanduser()
+
+
+def unwritable(workdir: Path, e: OSError) -> str:
+  """Returns the message for a workdir that cannot be written to."""
+  return (
+      f"The workdir must be a folder that can be written to: {workdir}"
+      f" ({e.strerror}). Give another --workdir."
+  )
 
 
 def is_workdir(folder: Path) -> bool:
@@ -106,10 +125,67 @@ def keep_tower(source: Embeddings, workdir: Path) -> None:
       shutil.copyfile(original, partial)
 
 
-def write_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
-  """Writes the resolved config to config.json, in one move."""
-  with files.replacing(workdir / _CONFIG) as partial:
-    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+def write_config(config: ml_collections.ConfigDict, workdir: Path) -> int:
+  """Writes the resolved config to config.json, in one move.
+
+  If config.json holds another config, that one is kept: the run's first config
+  as config.1.json, its second as config.2.json, and so on.
+
+  Returns:
+    The number of this config: how many configs the run has had.
+  """
+  text = json.dumps(config.to_dict(), indent=2) + "\n"
+  path, number = workdir / _CONFIG, 1
+  while (old := path.with_suffix(f".{number}.json")).exists():
+    number += 1
+  if path.is_file() and (before := path.read_bytes()) != text.encode():
+    # A start killed between these two moves has kept the file already.
+    last = path.with_suffix(f".{number - 1}.json")
+    if last.is_file() and last.read_bytes() == before:
+      number -= 1
+    else:
+      with files.replacing(old) as partial:
+        partial.write_bytes(before)
+    number += 1
+  with files.replacing(path) as partial:
+    partial.write_text(text)
+  return number
+
+
+def note_start(workdir: Path, start: Mapping[str, Any]) -> None:
+  """Appends a start of the run, a JSON object, to starts.jsonl."""
+  path = workdir / _STARTS
+  cut_short = path.is_file() and not path.read_bytes().endswith(b"\n")
+  with path.open("a", encoding="utf-8") as f:
+    f.write("\n" * cut_short + json.dumps(start) + "\n")
+
+
+def note_end(workdir: Path, step: int) -> None:
+  """Appends the end of the run to starts.jsonl."""
+  note_start(workdir, {_END: step})
+
+
+def has_ended(workdir: Path) -> bool:
+  """Whether the run has ended, and was not started again."""
+  notes = _notes(workdir)
+  return bool(notes) and _END in notes[-1]
+
+
+def read_starts(workdir: Path) -> list[dict[str, Any]]:
+  """Returns the starts of the run, but for lines that a crash cut short."""
+  return [note for note in _notes(workdir) if _END not in note]
+
+
+def _notes(workdir: Path) -> list[dict[str, Any]]:
+  path = workdir / _STARTS
+  if not path.is_file():
+    return []
+  starts = []
+  for line in path.read_text("utf-8", errors="replace").splitlines():
+    with contextlib.suppress(json.JSONDecodeError):
+      if isinstance(start := json.loads(line), dict):
+        starts.append(start)
+  return starts
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:

@@ -140,6 +140,23 @@ def tiny_config(folder: Path, tokenizer: Path) -> str:
   """)
 
 
+def waiting_config(config: Path, target: Path, go: Path) -> Path:
+  """Writes a config whose run waits before its seventh step for a file."""
+  code = textwrap.dedent(f"""
+      import pathlib, time
+      from siglip_jax.data import prefetch
+      to_device = prefetch.to_device
+      def waits(*args):
+        for i, batch in enumerate(to_device(*args)):
+          while i == 6 and not pathlib.Path({str(go)!r}).exists():
+            time.sleep(0.01)
+          yield batch
+      prefetch.to_device = waits
+  """)
+  target.write_text(code + config.read_text())
+  return target
+
+
 def tiny(folder: Path, tokenizer: Path):
   """The config that `tiny_config` is the source of."""
   names: dict = {}

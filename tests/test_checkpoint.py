@@ -1,5 +1,6 @@
 """Faults of the files of a checkpoint: seen, said, and nothing lost."""
 
+import dataclasses
 import resource
 import shutil
 
@@ -38,11 +39,12 @@ def copy(saved, tmp_path):
 def restored(workdir, **options):
   """The step restored, after all of it was found to be what was saved."""
   checkpoints = checkpoint.Checkpoints(workdir, **options)
-  found, spec, evaluated = checkpoints.restore(SHAPES)
+  found = checkpoints.restore(SHAPES)
+  checkpoints.set_aside()
   checkpoints.close()
-  step = int(found.step)
-  jax.tree.map(np.testing.assert_array_equal, found, state(step))
-  assert spec == SPEC and evaluated == (step == 1)
+  step = int(found.state.step)
+  jax.tree.map(np.testing.assert_array_equal, found.state, state(step))
+  assert found.spec == SPEC and found.examples in (8 * step, None)
   return step
 
 
@@ -91,8 +93,8 @@ def test_half_written_ones_are_no_steps_and_go_with_the_next_run(copy):
   shutil.copytree(copy / "checkpoints" / "2" / "params", half / "params")
   assert restored(copy) == 2
   assert half.is_dir()  # perhaps of a run that is still writing
-  checkpoints = checkpoint.Checkpoints(copy, clean=True)
-  checkpoints.save(4, state(4), SPEC)
+  checkpoints = checkpoint.Checkpoints(copy)
+  checkpoints.save(4, state(4), SPEC, examples=32)
   checkpoints.close()
   assert not half.exists()
 
@@ -112,18 +114,18 @@ def test_with_none_whole_all_are_kept(copy):
 
 
 def test_a_full_disk_ends_the_run_and_the_last_one_is_whole(copy):
-  checkpoints = checkpoint.Checkpoints(copy, clean=True)
+  checkpoints = checkpoint.Checkpoints(copy)
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
   try:
     with pytest.raises(UserError) as e:
-      checkpoints.save(3, state(3), SPEC)
+      checkpoints.save(3, state(3), SPEC, examples=24)
       checkpoints.close()
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
   assert "The disk is full" in str(e.value)
   assert "checkpoints/2 is whole" in str(e.value)
-  assert restored(copy, clean=True) == 2
+  assert restored(copy) == 2
 
 
 class Alone(fakes.BoardPeers):
@@ -149,3 +151,79 @@ def test_one_that_only_another_process_cannot_read_is_passed_over(copy):
 
   assert restored(copy, peers=Other({}, 0, 2)) == 1
   assert (copy / "damaged_2").is_dir()
+
+
+def files(workdir):
+  """The bytes of every file."""
+  return {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+
+
+def test_reading_changes_nothing_whatever_is_found(copy):
+  flip(data_files(copy)[-1])
+  half = copy / "checkpoints" / "3.orbax-checkpoint-tmp"
+  half.mkdir()
+  before = files(copy)
+  checkpoints = checkpoint.Checkpoints(copy)
+  assert checkpoints.steps() == [2, 1]
+  assert int(checkpoints.restore(SHAPES).state.step) == 1
+  assert not checkpoints.misfits(SHAPES)
+  checkpoints.close()
+  assert files(copy) == before and half.is_dir()
+
+
+def test_a_workdir_without_checkpoints_stays_without(tmp_path):
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  assert checkpoints.steps() == [] and checkpoints.restore(SHAPES) is None
+  assert checkpoints.misfits(SHAPES) == []
+  checkpoints.set_aside()
+  checkpoints.close()
+  assert not list(tmp_path.iterdir())
+
+
+def test_arrays_that_do_not_fit_are_named(copy):
+  wanted = state(0)
+  wanted.params["img"] = {"kernel": jax.numpy.zeros((64, 8))}
+  wanted.params["txt"] = {"bias": jax.numpy.zeros(3)}
+  checkpoints = checkpoint.Checkpoints(copy)
+  kernel = (
+      "img/kernel is float32[64, 16] in the checkpoint and float32[64, 8] here"
+  )
+  bias = "txt/bias is missing in the checkpoint and float32[3] here"
+  assert checkpoints.misfits(wanted) == [kernel, bias]
+  adam = dataclasses.replace(wanted, params=SHAPES.params, opt_state=())
+  assert checkpoints.misfits(adam) == [
+      "opt_state/0 is float32[3] in the checkpoint and missing here"
+  ]
+  assert checkpoints.misfits(adam, 1, params_only=True) == []
+  # Without metadata that can be read, an older one says it.
+  (copy / "checkpoints" / "2" / "rest" / "_METADATA").write_text("{")
+  assert checkpoints.misfits(wanted) == [kernel, bias]
+
+
+def test_the_parameters_of_any_step_are_read_alone(copy):
+  shutil.rmtree(copy / "checkpoints" / "1" / "rest")
+  checkpoints = checkpoint.Checkpoints(copy, read_only=True)
+  params, spec = checkpoints.restore_params(SHAPES.params, 1)
+  jax.tree.map(np.testing.assert_array_equal, params, state(1).params)
+  assert spec == SPEC
+  with pytest.raises(UserError, match=r"can be read \(step 1: "):
+    checkpoints.restore(SHAPES, 1)
+
+
+def test_the_newest_every_nth_and_the_best_are_kept(tmp_path):
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep=1, keep_every=4)
+  best = {1: None, 2: 1, 3: 2, 4: 2, 5: 2, 6: 5}
+  kept = {}
+  for step, step_of_best in best.items():
+    checkpoints.save(step, state(0), SPEC, examples=0, best=step_of_best)
+    checkpoints.wait()
+    kept[step] = checkpoints.steps()
+  checkpoints.close()
+  assert kept == {
+      1: [1],
+      2: [2, 1],
+      3: [3, 2],
+      4: [4, 2],
+      5: [5, 4, 2],
+      6: [6, 5, 4],
+  }

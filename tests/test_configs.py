@@ -9,6 +9,7 @@ import pytest
 from siglip_jax import sharding
 from siglip_jax import tree
 from siglip_jax.config import check as config_check
+from siglip_jax.data.preprocess import parse
 from siglip_jax.errors import UserError
 from siglip_jax.run import Run
 
@@ -111,3 +112,55 @@ def test_every_language_trained_on_is_evaluated():
     assert texts == {"names/en", "names/de", "names/ja"}
   names = [e.dataset for e in config.evals.values()]
   assert len(names) == len(set(names))  # or figures would overwrite another
+
+
+def test_one_argument_of_folder_sets_all_that_must_agree():
+  _, config = get("folder", "text_len=16,dtype=bfloat16,tokenizer=a'b,\"c")
+  config_check.validate(config)
+  assert config.text_len == 16 and "max_len=16" in config.data.pp
+  assert config.model.dtype == "bfloat16"
+  name, _, options = parse(config.preprocess.text)[-1]
+  assert name == "tokenize" and options["model"] == "a'b,\"c"
+
+
+def test_data_of_folder_are_trained_on_and_evaluated():
+  _, config = get("folder", "path=a,b")
+  assert config.data.path == config.evals.captions.path == "a,b"
+  arg = "name=coco,data_dir=d,text=cap's,train_split=train[:90%],val_split=val"
+  _, config = get("folder", arg)
+  for section, split in (
+      (config.data, "train[:90%]"),
+      (config.evals.captions, "val"),
+  ):
+    assert (section.name, section.data_dir, section.split) == (
+        "coco",
+        "d",
+        split,
+    )
+    assert "path" not in section
+  assert ("pick", ["cap's"], {}) in parse(config.data.pp)
+  assert config.evals.captions.text == "cap's"
+  assert not get("folder", "val_split=")[1].evals
+
+
+def test_folder_starts_from_weights_and_locks_a_tower():
+  _, config = get("folder", "init=runs/a,lock=image")
+  assert {k: v.path for k, v in config.init.items()} == dict.fromkeys(
+      ("img", "txt", "t", "b"), "runs/a"
+  )
+  assert config.optim.schedule[0] == ("img/.*", None)
+  assert "init" not in get("folder")[1]
+
+
+@pytest.mark.parametrize(
+    "arg, match",
+    [
+        ("lock=image", "lock=image needs init=, the weights"),
+        ("lock=both,init=a", "lock must be one of none, image, text; got 'bo"),
+        ("path=a,name=b", "At most one of path=, name= may be .*path=a and na"),
+        ("pth=x", "Unknown config argument 'pth'; did you mean 'path'"),
+    ],
+)
+def test_mistakes_in_arguments_of_folder_are_named(arg, match):
+  with pytest.raises(UserError, match=match):
+    get("folder", arg)

@@ -290,6 +290,25 @@ def test_a_saved_state_resumes_the_schedule():
   assert float(moved(params, one)["b"][0]) < 0
 
 
+@pytest.mark.parametrize("limit", [1e-3, 1.0, 7.0, 50.0, 100.0, 101.0, 3e3])
+def test_the_temperature_stops_at_its_limit_and_no_lower(limit):
+  optimizer = make(max_temperature=limit)
+  below = np.float32(np.log(limit) - 0.5)
+  limited = optimizer.limit({"t": jnp.float32([9.0]), "b": jnp.float32([9.0])})
+  assert float(limited["b"][0]) == 9.0
+  t = np.float64(limited["t"][0])
+  # Not above it, and nothing in float32 lies between.
+  assert t <= np.log(limit) < np.nextafter(np.float32(t), np.float32(99))
+  kept = optimizer.limit({"t": jnp.float32([below])})
+  assert np.float32(kept["t"][0]) == below
+
+
+def test_without_a_limit_or_a_trained_temperature_nothing_is_touched():
+  params = {"t": jnp.float32([9.0])}
+  assert make().limit(params) is params
+  assert make(max_temperature=2.0).limit(PARAMS) is PARAMS
+
+
 @pytest.mark.parametrize(
     "kwargs, message",
     [
@@ -297,6 +316,30 @@ def test_a_saved_state_resumes_the_schedule():
         (dict(options=dict(beta1=1)), "options of adam has no 'beta1'"),
         (dict(options=dict(mu_dtyp="f4")), "did you mean 'mu_dtype'"),
         (dict(clip_norm=0), "clip_norm must be positive"),
+        (dict(clip_norm=float("inf")), "clip_norm must be positive"),
+        (dict(max_temperature=0.0), "max_temperature must be positive"),
+        (dict(max_temperature=-1), "max_temperature must be positive"),
+        (dict(lr=-0.1), "optim.lr must be a number from 0 up; got -0.1"),
+        (dict(lr=float("nan")), "optim.lr must be a number from 0 up"),
+        (dict(wd=-0.1), "optim.wd must be a number from 0 up"),
+        (dict(wd=float("inf")), "optim.wd must be a number from 0 up"),
+        (dict(lr_mults=[(".*", "2")]), r"lr_mults of '\.\*' must be a number"),
+        (dict(lr_mults=[(".*", -2)]), "lr_mults .* from 0 up; got -2"),
+        (dict(wd_mults=[(".*", None)]), "wd_mults .* from 0 up; got None"),
+        (dict(wd_mults=[(".*", True)]), "wd_mults .* from 0 up; got True"),
+        (dict(options=dict(b2=1.0)), r"adam: b2 must be in \[0, 1\); got 1.0"),
+        (dict(options=dict(b1=-0.1)), r"adam: b1 must be in \[0, 1\)"),
+        (dict(options=dict(eps=0.0)), "adam: eps must be positive"),
+        (
+            dict(name="lion", options=dict(mu_dtype="float16")),
+            "lion: mu_dtype must be float32 or bfloat16; got 'float16'",
+        ),
+        (
+            dict(name="sgd", options=dict(momentum=1.5)),
+            r"sgd: momentum must be in \[0, 1\)",
+        ),
+        (dict(schedule=[(".*", 3)]), "must be arguments such as .*; got 3"),
+        (dict(schedule=[(".*", "none")]), "must be arguments .*got 'none'"),
         (dict(schedule=[(".*", None)]), "freezes everything"),
         (
             dict(schedule=[(".*", dict(warmup_step=3))]),

@@ -83,6 +83,24 @@ def test_final_table_keeps_whole_names_and_brackets():
   assert "…" not in text
 
 
+def test_final_table_is_not_folded_in_a_file():
+  name = "retrieval/a-data-set-of-a-rather-long-name/and-more/img2txt@10"
+  found = {}
+  for terminal in (False, True):
+    console = make_console(terminal, width=80)
+    progress.final_table([scores.score(name, np.ones(9, bool), 0.1)], console)
+    found[terminal] = name in console.file.getvalue()
+  assert found == {False: True, True: False}
+
+
+def test_final_table_of_a_loss_is_in_nats():
+  console = make_console()
+  progress.final_table([scores.mean("loss/a", np.full(9, 2.5), 5.5)], console)
+  (row,) = [x for x in console.file.getvalue().splitlines() if "loss/a" in x]
+  cells = [cell.strip() for cell in row.split("│")[1:-1]]
+  assert cells == ["loss/a", "2.50", "2.50 to 2.50", "5.500", "-", "9"]
+
+
 def test_the_pace_of_a_job_counts_from_its_first_update(monkeypatch):
   out, now = io.StringIO(), [0.0]
   monkeypatch.setattr("time.monotonic", lambda: now[0])

@@ -9,7 +9,17 @@ from siglip_jax.evals import scores
 EVIL = '<script>alert("x")</script>&"\' $$ ${title} _'
 
 
-def write(tmp_path, name="owl", history=None):
+START = dict(
+    step=10,
+    time="2026-01-02T03:04:05+00:00",
+    code="abc1234",
+    versions={"jax": "0.10.2"},
+    devices="4 x TPU v4",
+    changed=[],
+)
+
+
+def write(tmp_path, name="owl", history=None, starts=(), losses=(), **options):
   top1 = f"zeroshot/{name}/top1"
   if history is None:
     history = [{"step": 10 * i, "train/loss": 3.0 / i} for i in range(1, 5)]
@@ -23,8 +33,10 @@ def write(tmp_path, name="owl", history=None):
       tmp_path,
       title=name,
       history=history,
-      scores=[scores.score(top1, np.arange(20) < 10, 0.05)],
+      scores=[scores.score(top1, np.arange(20) < 10, 0.05), *losses],
       gallery={name: [card]},
+      starts=starts,
+      **options,
   )
   return path.read_text("utf-8")
 
@@ -42,7 +54,26 @@ class Tags(html.parser.HTMLParser):
 
 
 def test_names_cannot_become_markup(tmp_path):
-  evil, good = Tags(write(tmp_path, EVIL)), Tags(write(tmp_path))
+  evil, good = (
+      Tags(
+          write(
+              tmp_path,
+              word,
+              starts=[
+                  {k: START[k] for k in ("step", "changed")},
+                  dict(
+                      step=20,
+                      time=word,
+                      code=word,
+                      versions={word: word},
+                      devices=word,
+                      changed=[word, word],
+                  ),
+              ],
+          )
+      )
+      for word in (EVIL, "owl")
+  )
   assert evil.tags == good.tags
   assert "script" not in evil.tags
 
@@ -80,3 +111,59 @@ def test_right_card():
   card = report.Card(image=image, truth="owl", guesses=[("owl", 0.9)])
   assert card.right
   assert "&#10003; right" in report._card(card)
+
+
+def cells(text):
+  """The rows of the table of starts, as text."""
+  _, _, rest = text.partition('<table class="starts">')
+  _, _, rest = rest.partition("<tbody>")
+  rows = re.findall("<tr>(.*?)</tr>", rest.partition("</table>")[0])
+  return [re.findall("<t[hd].*?>(.*?)</t[hd]>", row) for row in rows]
+
+
+def test_starts_are_shown_if_there_is_something_to_say(tmp_path):
+  changed = START | dict(step=30, changed=["optim.lr = 0.01, was 0.001", "b"])
+  assert not cells(write(tmp_path))
+  assert not cells(write(tmp_path, starts=[START]))
+  assert len(cells(write(tmp_path, starts=[START, START]))) == 2
+  (row,) = cells(write(tmp_path, starts=[changed]))
+  assert row == [
+      "30",
+      "2026-01-02T03:04:05+00:00",
+      "abc1234",
+      "jax 0.10.2",
+      "4 x TPU v4",
+      "optim.lr = 0.01, was 0.001<br>b",
+  ]
+
+
+def test_a_start_with_changes_is_marked_in_the_charts(tmp_path):
+  lines = lambda starts: write(tmp_path, starts=starts).count("<path")
+  changed = START | dict(changed=["a = 1, was 2"])
+  assert lines([START, changed]) == lines([START, START]) + 2
+
+
+def test_a_loss_is_drawn_with_the_training_loss(tmp_path):
+  loss = scores.mean("loss/val", np.full(9, 2.5), 5.5)
+  history = [{"step": 1, "train/loss": 3.0}, {"step": 2, "loss/val": 2.5}]
+  text = write(tmp_path, history=history, losses=[loss])
+  assert "<b>2.50</b>" in text and "chance 5.500" in text
+  assert "250" not in re.sub("<svg.*?</svg>", "", text, flags=re.S)
+  (figure,) = re.findall("<figure>.*?</figure>", text, re.S)
+  assert "Losses" in figure
+  assert "train/loss" in figure and "loss/val" in figure
+  # A diverged model's loss is null in the file.
+  nan = scores.mean("loss/val", np.full(9, np.nan), 5.5)
+  text = write(tmp_path, history=[{"step": 2, "loss/val": None}], losses=[nan])
+  assert "<b>nan</b>" in text and "<svg" not in text
+
+
+def test_a_report_has_another_name_if_asked_and_replaces_the_old(tmp_path):
+  path = tmp_path / "report.3.html"
+  path.write_text("old")
+  other = path.stat().st_ino
+  assert write(tmp_path, name="owl") != "old" and path.read_text() == "old"
+  report.write_report(
+      tmp_path, title="new", history=[], scores=[], gallery={}, name=path.name
+  )
+  assert "new" in path.read_text() and path.stat().st_ino != other

@@ -8,6 +8,7 @@ import pytest
 from siglip_jax import losses
 from siglip_jax import sanity
 from siglip_jax.evals.scores import Score
+from siglip_jax.evals.scores import mean
 
 BATCH = {
     "image": jnp.eye(6, dtype=jnp.float32),
@@ -50,6 +51,9 @@ def test_a_suspicious_loss_is_warned_of(capsys, caplog, paired):
   out = capsys.readouterr().out
   assert "with the texts shuffled 9" in out and "zeroshot/a/top1 50.0%" in out
   assert "the tokenizer, its padding" in caplog.text
+  loss = mean("loss/a", np.full(4, 2.5), 5.5)
+  sanity.report(sanity.Losses(paired=paired, shuffled=9.0), [loss])
+  assert "loss/a 2.50 (chance 5.500)" in capsys.readouterr().out
   caplog.clear()
   sanity.report(sanity.Losses(paired=0.5, shuffled=9.0), [])
   assert not caplog.text

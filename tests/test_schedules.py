@@ -100,3 +100,8 @@ def test_a_delay_has_a_unit_and_fits_the_run():
   assert schedules.delayed(100, 8, decay="none") == 0
   with pytest.raises(UserError, match=r"\(95\) leaves of the run \(100\)"):
     schedule(delay_steps=95, warmup_steps=10)
+
+
+def test_a_timescale_that_divides_by_zero_is_refused():
+  with pytest.raises(UserError, match="timescale must be at least 1 step; got"):
+    schedule(decay="rsqrt", timescale=0)

@@ -10,6 +10,7 @@ import pytest
 import toy
 
 from siglip_jax import sharding
+from siglip_jax import step as step_lib
 from siglip_jax import tree
 from siglip_jax.models import two_towers
 from siglip_jax.plan import estimate
@@ -209,3 +210,31 @@ def test_replaced_examples_are_counted_on_device():
   batch = jax.device_put(batch, sharding.batch_sharding(run.mesh))
   state, metrics = run.train_step(run.init(), batch)
   assert int(metrics["data/replaced"]) == int(state.replaced) == 2
+
+
+def test_the_temperature_rises_to_its_limit_and_stays_there():
+  rules = [("t", dict(decay="none")), (".*", None)]
+  sgd = dict(name="sgd", lr=0.1, options=dict(momentum=0.0), schedule=rules)
+  c = toy.config(mesh=dict(data=-1, fsdp=2), optim=sgd)
+  c.model.image.depth = c.model.text.depth = 0
+  c.optim.max_temperature = 12.0
+  run = Run(c, sharding.make_mesh(**c.mesh))
+  step = step_lib.make_train_step(
+      model=run.model,
+      loss=lambda zimg, ztxt, params, key: -params["t"][0],  # its gradient: -1
+      optimizer=run.optimizer,
+      mesh=run.mesh,
+      microbatches=1,
+      value_range=(-1, 1),
+      image_shape=(16, 16, 3),
+  )
+  step = jax.jit(step, out_shardings=(run.shardings, None))
+  batch = jax.device_put(toy.batches(1)[0], sharding.batch_sharding(run.mesh))
+  state, temperatures = run.init(), []
+  for _ in range(4):
+    state, metrics = step(state, batch)
+    temperatures.append(float(metrics["train/temperature"]))
+  # From 10, by a factor of exp(0.1), and once more would be 12.2.
+  expected = [10, 10 * np.exp(0.1), 12, 12]
+  np.testing.assert_allclose(temperatures, expected, rtol=1e-5)
+  assert float(state.params["t"][0]) <= np.log(12)

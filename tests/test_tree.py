@@ -70,3 +70,53 @@ def test_rules_without_names_are_a_user_error():
 def test_an_invalid_regex_is_named():
   with pytest.raises(UserError, match=r"config\.x: '\(img' is not a regular"):
     assign(("(img", 1))
+
+
+STACKED = [
+    "b",
+    "img/Transformer/encoderblock/LayerNorm_0/bias",
+    "img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel",
+    "img/embedding/kernel",
+    "txt/Embed_0/embedding",
+    "txt/Transformer/encoderblock/LayerNorm_0/bias",
+]
+UNROLLED = [n.replace("encoderblock/", "encoderblock_0/") for n in STACKED]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "img/Transformer/encoderblock_0/.*",
+        "img/Transformer/encoderblock_[0-5]/.*",
+        r".*/encoderblock_(1|2)/MlpBlock_0/.*",
+    ],
+)
+def test_a_rule_for_one_block_is_told_that_blocks_are_stacked(rule):
+  with pytest.raises(UserError, match="because config.model.scan=True") as e:
+    assign((rule, None), (".*", 1), names=STACKED)
+  assert "Names look like" in str(e.value)
+  assert "/Transformer/encoderblock/" in str(e.value)
+  assert assign(
+      (rule, None),
+      (".*", 1),
+      names=UNROLLED + ["img/Transformer/" "encoderblock_1/MlpBlock_0/x"],
+  )
+
+
+def test_a_rule_for_stacked_blocks_is_told_that_they_are_not():
+  with pytest.raises(UserError, match="scan=False.*'img/Transformer/encod"):
+    assign(("img/Transformer/encoderblock/.*", 1), (".*", 2), names=UNROLLED)
+
+
+@pytest.mark.parametrize(
+    "rule, like",
+    [
+        ("img/Embedding/.*", "'img/embedding/kernel'"),
+        ("text/Embed_0/.*", "'txt/Embed_0/embedding'"),
+        ("x", "'img/Transformer/encoderblock/LayerNorm_0/bias', 'txt/Embed_0"),
+    ],
+)
+def test_names_that_are_like_a_rule_are_shown(rule, like):
+  with pytest.raises(UserError, match="it matches none. Fix or") as e:
+    assign((rule, 1), (".*", 2), names=STACKED)
+  assert like in str(e.value).partition("Names look like ")[2]

@@ -165,3 +165,40 @@ def test_a_tower_that_was_kept_may_be_gone_from_the_embeddings(
   with pytest.raises(UserError, match="embedded/tower.npz is missing: the tow"):
     workdir_lib.keep_tower(embedded, workdir)
   assert not names(workdir)
+
+
+def test_each_config_of_a_run_is_kept(config, tmp_path):
+  rates = (0.1, 0.1, 0.2, 0.1)
+  numbers = []
+  for lr in rates:
+    config.optim.lr = lr
+    numbers.append(workdir_lib.write_config(config, tmp_path))
+  assert numbers == [1, 1, 2, 3]
+  kept = {
+      path.name: json.loads(path.read_text())["optim"]["lr"]
+      for path in tmp_path.iterdir()
+  }
+  assert kept == {
+      "config.json": 0.1,
+      "config.1.json": 0.1,
+      "config.2.json": 0.2,
+  }
+
+
+def test_a_kill_between_two_moves_does_not_keep_a_config_twice(
+    config, tmp_path
+):
+  workdir_lib.write_config(config, tmp_path)
+  shutil.copyfile(tmp_path / "config.json", tmp_path / "config.1.json")
+  config.optim.lr = 0.5
+  assert workdir_lib.write_config(config, tmp_path) == 2
+  assert names(tmp_path) == {"config.json", "config.1.json"}
+
+
+def test_starts_are_listed_but_for_one_cut_short(tmp_path):
+  assert workdir_lib.read_starts(tmp_path) == []
+  workdir_lib.note_start(tmp_path, {"step": 0, "changed": []})
+  with (tmp_path / "starts.jsonl").open("a") as f:
+    f.write('{"step": 5, "cha')
+  workdir_lib.note_start(tmp_path, {"step": 9, "changed": ["seed = 1, was 0"]})
+  assert [s["step"] for s in workdir_lib.read_starts(tmp_path)] == [0, 9]

@@ -1,5 +1,6 @@
 """Checks of a config that need neither data nor devices."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -12,34 +13,51 @@ from siglip_jax import metrics
 from siglip_jax import optim
 from siglip_jax import sharding
 from siglip_jax import tree
+from siglip_jax.config import options
+from siglip_jax.config import overrides as overrides_lib
 from siglip_jax.config import schema
+from siglip_jax.config import sections
 from siglip_jax.config import strings
-from siglip_jax.config.sources import DATA
 from siglip_jax.config.sources import LOADER
 from siglip_jax.data import pipeline
-from siglip_jax.data import sources
 from siglip_jax.errors import UserError
 from siglip_jax.evals import EVALUATORS
-from siglip_jax.models.text import TextTransformer
+from siglip_jax.evals import SCORES
 from siglip_jax.models.two_towers import TwoTowers
-from siglip_jax.models.vit import VIT
 from siglip_jax.multihost import watchdog
 
 
-def fill(config: ml_collections.ConfigDict) -> None:
-  """Adds the settings that a config file may leave out, at their defaults.
+def fill(
+    config: ml_collections.ConfigDict,
+    overrides: Iterable[tuple[str, str | bool]] = (),
+) -> None:
+  """Sets overridden settings, then adds those that a config file may leave out.
 
-  These are config.watchdog, config.profile and the part of config.data that
-  says how it is read. The defaults come from the constructors. Once added, a
-  setting can be changed by a flag even if the file does not mention it. A
-  section of the wrong type is left for `validate` to report.
+  The latter are config.watchdog, config.profile, the part of config.data that
+  says how it is read, and the optional settings of config.ckpt,
+  config.early_stopping and config.wandb; the defaults come from the
+  constructors. A section of the wrong type is left for `validate` to report.
+
+  Args:
+    config: the config, which is changed.
+    overrides: see `overrides.apply`.
+
+  Raises:
+    UserError: an override is invalid.
   """
-  optional = {"watchdog": watchdog.Limits, "profile": metrics.Profiler}
+  overrides_lib.apply(config, overrides)
+  always = {"watchdog": watchdog.Limits, "profile": metrics.Profiler}
+  if_present = {
+      "ckpt": options.Ckpt,
+      "early_stopping": options.EarlyStopping,
+      "wandb": options.Wandb,
+  }
   with config.unlocked():
-    for name, constructor in optional.items():
-      if name not in config:
-        config[name] = ml_collections.ConfigDict()
-      _add_missing(config[name], schema.defaults(constructor))
+    for name in always.keys() - config.keys():
+      config[name] = ml_collections.ConfigDict()
+    for name, constructor in (always | if_present).items():
+      if name in config:
+        _add_missing(config[name], schema.defaults(constructor))
     loader = schema.defaults(pipeline.train_iterator)
     data = config["data"] if "data" in config else None
     _add_missing(data, {k: v for k, v in loader.items() if k in LOADER})
@@ -60,12 +78,49 @@ def validate(config: ml_collections.ConfigDict) -> None:
   """
   fill(config)
   c = config.to_dict()
-  known = schema.TOP_LEVEL | schema.OPTIONAL
-  schema.check_keys("config", c, known, required=schema.TOP_LEVEL)
+  sections.check(c)
+  _check_numbers(c)
+  _check_data(c)
+  sections.check(c, "preprocess")
+  strings.check(c)
+  sections.check(c, "mesh")
+  _check_sharding(c["sharding"])
+  sections.check(c, "optim")
+  for key in ("schedule", "lr_mults", "wd_mults"):
+    _check_rules(f"config.optim.{key}", c["optim"].get(key, ()))
+  _check_loss(c)
+  _check_process(c)
+  for name in c["evals"]:
+    _check_eval(c, name)
+  _check_names(c["evals"])
+  _check_kept(c)
+  if "init" in c:
+    init.check(c["init"])
+  params = _check_model(c)
+  learns = losses.LOSSES[c["loss"]["name"]].learns
+  if missing := [s for s in learns if s not in params]:
+    raise UserError(
+        f"The loss {c['loss']['name']} learns {missing}, which the model does"
+        " not have: set config.model.bias_init."
+    )
+  _check_embedded(c)
+  _check_rules_fit(c, params)
+
+
+# The dtypes that training computes in.
+_DTYPES = ("float32", "bfloat16")
+# The largest temperature and bias to start with: float32 keeps three decimals
+# of a logit of this size. The released models end near 100 and -20.
+_MAX_LOGIT = 1e4
+# Steps and examples are counted in int32 on the device.
+_MAX_INT = 2**31 - 1
+
+
+def _check_numbers(c: Mapping[str, Any]) -> None:
   for key in "total_steps batch_size image_size text_len log_steps".split():
     _at_least(1, f"config.{key}", c[key])
-  _at_least(0, "config.seed", c["seed"])
-  _at_least(0, "config.microbatch", c["microbatch"])
+  for key in ("seed", "microbatch"):
+    _at_least(0, f"config.{key}", c[key])
   size, part = c["batch_size"], c["microbatch"]
   if part and size % part:
     raise UserError(
@@ -73,74 +128,96 @@ def validate(config: ml_collections.ConfigDict) -> None:
         f" {size}; got {part}: the nearest batches that it divides are"
         f" {sharding.nearest_multiples(size, part)}."
     )
-  _check_data(c["data"])
-  schema.check_keys(
-      "config.preprocess",
-      c["preprocess"],
-      _PREPROCESS | {"variant": str},
-      required=_PREPROCESS,
-  )
-  strings.check(c)
-  schema.check("config.mesh", c["mesh"], sharding.make_mesh)
-  _check_rules("config.sharding", c["sharding"])
-  schema.check("config.optim", c["optim"], optim.make)
-  for key in ("schedule", "lr_mults", "wd_mults"):
-    _check_rules(f"config.optim.{key}", c["optim"].get(key, ()))
-  _check_loss(c["loss"])
-  schema.check_keys("config.ckpt", c["ckpt"], _CKPT)
-  for key in _CKPT:
-    _at_least(1, f"config.ckpt.{key}", c["ckpt"][key])
-  _check_process(c)
-  for name, section in c["evals"].items():
-    _check_eval(f"config.evals.{name}", section)
-  if "init" in c:
-    init.check(c["init"])
-  params = _check_model(c)
-  _check_embedded(c)
-  _check_rules_fit(c, params)
-
-
-_PREPROCESS = {"image": str, "text": str}
-_CKPT = {"save_steps": int, "keep": int}
 
 
 def _at_least(low: int, name: str, value: int) -> None:
   if value < low:
     kind = "a positive integer" if low else "a whole number from 0 up"
     raise UserError(f"{name} must be {kind}; got {value}.")
+  if value > _MAX_INT:
+    raise UserError(f"{name} must be at most {_MAX_INT}; got {value}.")
 
 
-def _check_data(data: Mapping[str, Any]) -> None:
-  own = {k: v for k, v in data.items() if k in DATA | LOADER}
-  rest = {k: v for k, v in data.items() if k not in own}
-  schema.check("config.data", rest, sources.make)
-  schema.check_keys("config.data", own, DATA | LOADER, required=DATA)
-  for key in own.keys() & LOADER.keys():
-    _at_least(0, f"config.data.{key}", own[key])
-  if not 0 <= own["max_replaced_share"] <= 1:
+def _one_of(name: str, value: str, known: Iterable[str]) -> None:
+  if value not in known:
+    raise UserError(
+        f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}."
+    )
+
+
+def _check_data(c: Mapping[str, Any]) -> None:
+  sections.check(c, "data")
+  data = c["data"]
+  for key in data.keys() & LOADER.keys():
+    _at_least(0, f"config.data.{key}", data[key])
+  if not 0 <= data["max_replaced_share"] <= 1:
     raise UserError(
         "config.data.max_replaced_share must be in [0, 1]; got"
-        f" {own['max_replaced_share']}."
+        f" {data['max_replaced_share']}."
     )
 
 
 def _check_process(c: Mapping[str, Any]) -> None:
-  schema.check("config.watchdog", c["watchdog"], watchdog.Limits)
+  sections.check(c, "watchdog")
   for key, value in c["watchdog"].items():
     if value <= 0:
       raise UserError(
           f"config.watchdog.{key} must be a positive number of seconds; got"
           f" {value}."
       )
-  schema.check(
-      "config.profile", c["profile"], metrics.Profiler, passed=("workdir",)
-  )
+  sections.check(c, "profile")
   for step in c["profile"].get("steps", ()):
     if not isinstance(step, int) or step < 1:
       raise UserError(
           "config.profile.steps must be steps to trace, whole numbers from 1"
           f" up; got {step!r}."
       )
+  if "wandb" in c:
+    sections.check(c, "wandb")
+    _one_of("config.wandb.mode", c["wandb"]["mode"], ("online", "offline"))
+    if not c["wandb"]["project"]:
+      raise UserError("config.wandb.project must name a project; got ''.")
+
+
+def _check_kept(c: Mapping[str, Any]) -> None:
+  """Checks which checkpoints are kept, and what ends the run early."""
+  sections.check(c, "ckpt")
+  ckpt = c["ckpt"]
+  for key, low in (("save_steps", 1), ("keep", 1), ("keep_every", 0)):
+    _at_least(low, f"config.ckpt.{key}", ckpt[key])
+  _one_of("config.ckpt.best_mode", ckpt["best_mode"], ("", "min", "max"))
+  if ckpt["best"]:
+    _check_metric("config.ckpt.best", ckpt["best"], c["evals"])
+  elif ckpt["best_mode"]:
+    raise UserError(
+        "config.ckpt.best_mode needs config.ckpt.best, the metric; got"
+        f" {ckpt['best_mode']!r} alone."
+    )
+  if "early_stopping" in c:
+    sections.check(c, "early_stopping")
+    stopping = c["early_stopping"]
+    name = "config.early_stopping"
+    _check_metric(f"{name}.metric", stopping["metric"], c["evals"])
+    _at_least(1, f"{name}.patience", stopping["patience"])
+    _one_of(f"{name}.mode", stopping["mode"], ("", "min", "max"))
+    if stopping["min_delta"] < 0:
+      raise UserError(
+          f"{name}.min_delta must be at least 0; got {stopping['min_delta']}."
+      )
+
+
+def _check_metric(name: str, metric: str, evals: Mapping[str, Any]) -> None:
+  """Checks that a metric is one of those that the run writes."""
+  known = [
+      f"{section['type']}/{section['dataset']}{score}"
+      for section in evals.values()
+      for score in SCORES[section["type"]]
+  ]
+  if metric not in (known := ["train/loss", *known]):
+    raise UserError(
+        f"{name} must be train/loss or a score of config.evals; got {metric!r}:"
+        f" {schema.suggest(metric, known)}"
+    )
 
 
 def _check_rules(name: str, rules: Sequence) -> None:
@@ -153,48 +230,67 @@ def _check_rules(name: str, rules: Sequence) -> None:
       )
 
 
-def _check_loss(section: Mapping[str, Any]) -> None:
-  name = section.get("name")
-  if name not in losses.LOSSES:
+def _check_sharding(rules: Sequence) -> None:
+  _check_rules("config.sharding", rules)
+  for regex, value in rules:
+    axes = [value] if isinstance(value, str) else value
+    if not isinstance(axes, list | tuple) or not all(
+        axis is None or isinstance(axis, str) for axis in axes
+    ):
+      raise UserError(
+          f"config.sharding of {regex!r} must be 'replicate', 'fsdp', or a list"
+          f" of a mesh axis or None for each array axis; got {value!r}."
+      )
+
+
+def _check_loss(c: Mapping[str, Any]) -> None:
+  name = c["loss"].get("name")
+  if not isinstance(name, str) or name not in losses.LOSSES:
     raise UserError(
         "config.loss.name must be one of"
         f" {', '.join(losses.LOSSES)}; got {name!r}."
     )
-  function = losses.LOSSES[name].function
-  schema.check(
-      "config.loss", section, losses.make, function, passed=("mesh", "axis")
-  )
+  sections.check(c, "loss")
+  block = c["loss"].get("block")
+  if block is not None:
+    _at_least(1, "config.loss.block", block)
 
 
-def _check_eval(name: str, section: Mapping[str, Any]) -> None:
-  kind = section.get("type")
-  if kind not in EVALUATORS:
+def _check_eval(c: Mapping[str, Any], key: str) -> None:
+  name, section = f"config.evals.{key}", c["evals"][key]
+  kind = section.get("type") if isinstance(section, Mapping) else section
+  if not isinstance(kind, str) or kind not in EVALUATORS:
     raise UserError(
         f"{name}.type must be one of {', '.join(sorted(EVALUATORS))}; got"
         f" {kind!r}."
     )
-  own = {k: v for k, v in section.items() if k in ("type", "every_steps")}
-  schema.check_keys(name, own, {"type": str, "every_steps": int})
+  sections.check(c, "evals", key)
   _at_least(1, f"{name}.every_steps", section["every_steps"])
-  rest = {k: v for k, v in section.items() if k not in own}
-  schema.check(name, rest, EVALUATORS[kind], sources.make)
+
+
+def _check_names(evals: Mapping[str, Any]) -> None:
+  """Checks that no two evaluations write the same metrics."""
+  first: dict[str, str] = {}
+  for name, section in evals.items():
+    start = f"{section['type']}/{section['dataset']}"
+    if start in first:
+      raise UserError(
+          f"config.evals.{first[start]} and config.evals.{name} write the same"
+          f" metrics, {start}: give each a `dataset` of its own."
+      )
+    first[start] = name
 
 
 def _check_model(c: Mapping[str, Any]) -> dict:
   """Returns all parameter shapes; making them runs the model's own checks."""
   model, side = c["model"], c["image_size"]
-  schema.check("config.model", model, TwoTowers)
-  for tower, module in (("image", VIT), ("text", TextTransformer)):
-    schema.check(
-        f"config.model.{tower}",
-        {k: v for k, v in model[tower].items() if k != "variant"},
-        module,
-        passed=("parent", "name"),
-        complete="variant" not in model[tower],
-    )
+  sections.check(c, "model")
+  for tower in ("image", "text"):
+    sections.check(c, "model", tower)
     for key in ("patch", "num_heads", "width", "mlp_dim", "vocab_size"):
       _at_least(1, f"config.model.{tower}.{key}", model[tower].get(key, 1))
     _at_least(0, f"config.model.{tower}.depth", model[tower].get("depth", 1))
+  _check_arithmetic(c)
   # Build the image tower even if it is unused, because stored embeddings are
   # checked against it.
   towers = TwoTowers(**model | {"embedded": False})
@@ -203,10 +299,55 @@ def _check_model(c: Mapping[str, Any]) -> dict:
   except UserError:
     raise
   # A bad value can raise any of these inside Flax.
-  except (TypeError, ValueError, LookupError, AttributeError) as e:
+  except (
+      TypeError,
+      ValueError,
+      LookupError,
+      AttributeError,
+      ArithmeticError,
+  ) as e:
     raise UserError(
         f"config.model cannot be built: {str(e).splitlines()[0]}."
     ) from None
+
+
+def _check_arithmetic(c: Mapping[str, Any]) -> None:
+  """Checks dtypes, and the numbers that the logits begin with."""
+  defaults = schema.defaults(TwoTowers)
+  model = defaults | c["model"]
+  for name, section in (
+      ("config.model", model),
+      ("config.model.image", model["image"]),
+      ("config.model.text", model["text"]),
+  ):
+    dtype = section.get("dtype", "float32")
+    if dtype not in _DTYPES:
+      why = (
+          ": gradients underflow in float16, which has no loss scaling here"
+          if dtype == "float16"
+          else ""
+      )
+      raise UserError(
+          f"{name}.dtype must be one of {', '.join(_DTYPES)} in training; got"
+          f" {dtype!r}{why}."
+      )
+  start, bias = model["temperature_init"], model["bias_init"]
+  if not 1 / _MAX_LOGIT <= start <= _MAX_LOGIT:
+    raise UserError(
+        "config.model.temperature_init must be a positive factor on cosines,"
+        f" from {1 / _MAX_LOGIT:g} to {_MAX_LOGIT:g}, such as 10; got {start}."
+    )
+  if bias is not None and abs(bias) > _MAX_LOGIT:
+    raise UserError(
+        "config.model.bias_init must be None or from"
+        f" {-_MAX_LOGIT:g} to {_MAX_LOGIT:g}, such as -10; got {bias}."
+    )
+  limit = c["optim"].get("max_temperature")
+  if limit is not None and limit < start:
+    raise UserError(
+        "config.optim.max_temperature must be at least"
+        f" config.model.temperature_init = {start}; got {limit}."
+    )
 
 
 def _check_rules_fit(c: Mapping[str, Any], params: Mapping) -> None:

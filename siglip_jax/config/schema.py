@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import difflib
 import inspect
 import math
@@ -30,7 +31,9 @@ TOP_LEVEL = (
     | dict.fromkeys(_SECTIONS, Mapping)
     | {"sharding": Sequence}
 )
-OPTIONAL = {"init": Mapping, "watchdog": Mapping, "profile": Mapping}
+OPTIONAL = dict.fromkeys(
+    "init watchdog profile early_stopping wandb".split(), Mapping
+)
 
 
 def check(
@@ -53,16 +56,30 @@ def check(
   Raises:
     UserError: a key is unknown or missing, or a value has the wrong type.
   """
+  known, required = keys(*constructors, passed=passed)
+  check_keys(name, section, known, required if complete else ())
+
+
+def keys(
+    *constructors: Callable[..., Any], passed: Iterable[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
+  """Returns key -> type hint of a section, and the keys without a default.
+
+  The arguments are those of `check`.
+  """
   known, required = {}, []
   for constructor in constructors:
-    hints = get_type_hints(constructor)
+    plain = inspect.isclass(constructor) and not dataclasses.is_dataclass(
+        constructor
+    )
+    hints = get_type_hints(constructor.__init__ if plain else constructor)
     for p in inspect.signature(constructor).parameters.values():
       ours = p.kind is p.KEYWORD_ONLY or isinstance(constructor, type)
       if ours and p.name not in passed:
         known[p.name] = hints.get(p.name, Any)
-        if complete and p.default is p.empty:
+        if p.default is p.empty:
           required.append(p.name)
-  check_keys(name, section, known, required)
+  return known, required
 
 
 def check_keys(
@@ -87,9 +104,10 @@ def check_keys(
       raise UserError(f"{name} has no {key!r}; {suggest(key, known)}")
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f"{name}.{key} must be a finite number; got {value}.")
-    if not _fits(value, known[key]):
+    if not fits(value, known[key]):
       raise UserError(
-          f"{name}.{key} must be of type {_format(known[key])}; got {value!r}."
+          f"{name}.{key} must be of type {described(known[key])}; got"
+          f" {value!r}."
       )
   for key in known if required is None else required:
     if key not in section:
@@ -105,37 +123,40 @@ def defaults(constructor: Callable[..., Any]) -> dict[str, Any]:
   }
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
+def suggest(word: Any, known: Iterable[str]) -> str:
   """Returns the rest of a message that says that `word` is unknown."""
   known = list(map(str, known))
-  close = difflib.get_close_matches(word, known, n=1)
+  close = difflib.get_close_matches(str(word), known, n=1)
   if close:
     return f"did you mean {close[0]!r}?"
   return f"known are {', '.join(known)}."
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
   """Whether a value has a type; the items of containers are not checked."""
-  kinds = [get_origin(h) or h for h in _alternatives(hint)]
-  if Any in kinds:
+  accepted = kinds(hint)
+  if Any in accepted:
     return True
   # bool is an int and str a Sequence; neither is ever intended.
   for narrow in (bool, str):
     if isinstance(value, narrow):
-      return narrow in kinds
-  if isinstance(value, int) and float in kinds:
+      return narrow in accepted
+  if isinstance(value, int) and float in accepted:
     return True
-  return isinstance(value, tuple(kinds))
+  return isinstance(value, tuple(accepted))
+
+
+def kinds(hint: Any) -> list[Any]:
+  """Returns the classes that a type hint accepts, and `Any` as it is."""
+  return [get_origin(h) or h for h in _alternatives(hint)]
+
+
+def described(hint: Any) -> str:
+  """Returns a type hint in words, for messages."""
+  names = [getattr(k, "__name__", str(k)) for k in kinds(hint)]
+  return " or ".join(n.replace("NoneType", "None") for n in names)
 
 
 def _alternatives(hint: Any) -> tuple:
   union = isinstance(hint, types.UnionType) or get_origin(hint) is Union
   return get_args(hint) if union else (hint,)
-
-
-def _format(hint: Any) -> str:
-  names = [
-      getattr(get_origin(h) or h, "__name__", str(h))
-      for h in _alternatives(hint)
-  ]
-  return " or ".join(n.replace("NoneType", "None") for n in names)

@@ -19,6 +19,7 @@ from siglip_jax import tree
 from siglip_jax import weights as weights_lib
 from siglip_jax.data import preprocess
 from siglip_jax.errors import UserError
+from siglip_jax.inference import flags as model_flags
 from siglip_jax.models import zoo
 from siglip_jax.weights import big_vision
 from siglip_jax.weights import fits
@@ -48,6 +49,7 @@ def define_flags() -> None:
       "Side of the images in pixels, if SRC is an .npz that is not of a"
       " released model.",
   )
+  model_flags.define_step()
   flags.DEFINE_bool("force", False, "Replace DST if it exists.")
 
 
@@ -64,16 +66,18 @@ def main(argv: Sequence[str]) -> None:
   if target.exists():
     _check_may_replace(target, source)
   name = flags.FLAGS.model
-  weights = weights_lib.read(source, variant=zoo.get(name) if name else None)
+  weights = weights_lib.read(
+      source, variant=zoo.get(name) if name else None, step=flags.FLAGS.step
+  )
   if weights.kind == "workdir":
     fits.check_run(weights)
-  _check_finite(weights.params, source)
+  _check_finite(weights.params, weights.origin)
   if flags.FLAGS.to == "big_vision":
     params = layouts.unrolled(weights.params)
     _replace(target, lambda part: big_vision.write(part, params))
   else:
     _replace(target, lambda part: _write_folder(part, weights))
-  print(f"{target}: {flags.FLAGS.to}, from {source}")
+  print(f"{target}: {flags.FLAGS.to}, from {weights.origin}")
 
 
 def _check_may_replace(target: Path, source: str) -> None:

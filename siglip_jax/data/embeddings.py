@@ -8,15 +8,21 @@
 
 A record is a msgpack map with three fields: `key`, the example's index in its
 data set; `image`, the bytes of a (crops, dim) array, little-endian and in the
-manifest's dtype; and `rest`, a packed map of the example's texts and numbers.
+manifest's dtype; and `rest`, a packed map of the example's texts, lists of
+texts and numbers.
 msgpack stores bytes and text in any human language, can be read from any
 programming language, and cannot execute code.
 """
 
 from collections.abc import Callable
+from collections.abc import Hashable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +34,14 @@ import msgpack
 import numpy as np
 
 from siglip_jax import files
+from siglip_jax.data import opening
 from siglip_jax.errors import UserError
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"  # known fields until the manifest is written
 TOWER = "tower.npz"
+IMAGE_ID = "image_id"  # a number or text in `rest`
+_CHUNK = 1024  # records read together
 FORMAT = "siglip_jax embeddings 1"
 DTYPES = {
     "float32": np.dtype("<f4"),
@@ -82,7 +91,7 @@ class Embeddings:
   """
 
   def __init__(self, folder: str | Path, split: str | None = None):
-    self.folder = Path(folder).expanduser()
+    self.folder = Path(os.path.expanduser(folder))
     self.manifest = read_manifest(self.folder)
     if split not in (None, self.manifest["split"]):
       raise UserError(
@@ -109,13 +118,48 @@ class Embeddings:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     record = msgpack.unpackb(self._data[index])
-    z = np.frombuffer(record["image"], self._dtype).reshape(-1, self.dim)
-    return msgpack.unpackb(record["rest"]) | {"image": z}
+    return msgpack.unpackb(record["rest"]) | {"image": self._z(record)}
 
   def key(self, index: int) -> str:
     """Returns the folder and the example's index in its data set."""
     key = msgpack.unpackb(self._data[index])["key"]
     return f"{self.folder}[{key}]"
+
+  def values(self, key: str) -> list[Any] | None:
+    """Returns the value under `key` of all records, without the embeddings.
+
+    The result is None if a record does not have the key.
+    """
+    what = f"Reading {key!r} of {self.folder}, records"
+    parts = opening.track(self._parts(), what, total=len(self), size=len)
+    try:
+      return [msgpack.unpackb(r["rest"])[key] for r in self._packed(parts)]
+    except KeyError:
+      return None
+
+  def image_ids(self) -> Sequence[Hashable]:
+    """Returns a value for each record, equal where records share an image.
+
+    It is the value of IMAGE_ID, which only data with shared images need.
+    """
+    ids = self.values(IMAGE_ID) if len(self) and IMAGE_ID in self[0] else None
+    return range(len(self)) if ids is None else ids
+
+  def digest(self) -> str:
+    """Returns a digest of the manifest and of the sizes of all shards."""
+    paths = shard_paths(self.folder, len(self.manifest["counts"]))
+    sizes = [path.stat().st_size for path in paths]
+    content = json.dumps([self.manifest, sizes], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+  def _parts(self) -> list[range]:
+    starts = range(0, len(self), _CHUNK)
+    return [range(s, min(s + _CHUNK, len(self))) for s in starts]
+
+  def _packed(self, parts: Iterable[range]) -> Iterator[dict[str, Any]]:
+    """Yields the records of the parts, their fields still packed."""
+    for part in parts:
+      yield from map(msgpack.unpackb, self._data.__getitems__(list(part)))
 
   @property
   def dtype(self) -> np.dtype:
@@ -129,8 +173,12 @@ class Embeddings:
 
   def every(self) -> Float[np.ndarray, "N D"]:
     """Returns every image's first embedding, in order, as float32."""
-    z = [self[i]["image"][0] for i in range(len(self))]
+    z = [self._z(record)[0] for record in self._packed(self._parts())]
     return np.stack(z).astype(np.float32)
+
+  def _z(self, record: Mapping[str, Any]) -> np.ndarray:
+    z = np.frombuffer(record["image"], self._dtype)
+    return z.reshape(-1, self.dim)
 
 
 def pack(key: int, image: np.ndarray, rest: bytes) -> bytes:
@@ -145,12 +193,13 @@ def pack(key: int, image: np.ndarray, rest: bytes) -> bytes:
 
 
 def pack_rest(record: Mapping[str, Any]) -> bytes:
-  """Packs an example's texts and numbers; drops its other values."""
+  """Packs an example's texts, lists of texts and numbers; drops the rest."""
   fields = {}
   for name, value in record.items():
     if isinstance(value, np.generic):
       value = value.item()
-    if isinstance(value, str | int | float):
+    texts = isinstance(value, list) and all(isinstance(v, str) for v in value)
+    if texts or isinstance(value, str | int | float):
       fields[name] = value
   return _packed(fields)
 

@@ -1,17 +1,27 @@
 """A source of captioned images in a folder."""
 
 from collections.abc import Sequence
+from concurrent import futures
 import dataclasses
 import hashlib
-import json
+import itertools
 import os
 from pathlib import Path
+import stat
 from typing import Any
 
+import numpy as np
+
+from siglip_jax import files
+from siglip_jax.data import captions
+from siglip_jax.data import folder_files
+from siglip_jax.data import opening
 from siglip_jax.data.images import ImageError
 from siglip_jax.errors import UserError
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGES = folder_files.IMAGES
+_CHUNK = 4096  # examples
+_THREADS = 16  # wait for a network file system together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +39,32 @@ class FolderSource:
     try:
       return {"image": (self.folder / path).read_bytes(), "text": text}
     except OSError as e:
-      raise ImageError(e.strerror) from None
+      raise ImageError(e.strerror or str(e)) from None
 
   def key(self, index: int) -> str:
     """Returns the image's path."""
     return str(self.folder / self.entries[index][0])
+
+  def values(self, key: str) -> list[Any] | None:
+    """Returns the captions for the key "text", opening no file; else None."""
+    return [text for _, text in self.entries] if key == "text" else None
+
+  def image_ids(self) -> list[str]:
+    """Returns each example's image path, which repeats with its image."""
+    return [
+        os.path.normpath(path) if "./" in path or "//" in path else path
+        for path, _ in self.entries
+    ]
+
+  def digest(self) -> str:
+    """Returns a digest of all paths and captions in their order."""
+    digest = hashlib.sha256()
+    for start in range(0, len(self), _CHUNK):
+      part = self.entries[start : start + _CHUNK]
+      words = list(itertools.chain.from_iterable(part))
+      digest.update(np.fromiter(map(len, words), "<i8").tobytes())
+      digest.update("".join(words).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:12]
 
 
 def folder_source(path: str | Path, split: str = "all") -> FolderSource:
@@ -51,85 +82,78 @@ def folder_source(path: str | Path, split: str = "all") -> FolderSource:
     UserError: when the folder does not exist or has no images, an image has no
       caption, or a caption file is not UTF-8 or has another format.
   """
-  folder = Path(path).expanduser()
+  folder = _existing(path)
   if split not in ("all", "train", "validation"):
     raise UserError(
         f"The split of a folder is all, train or validation; got {split!r}."
     )
-  if not folder.is_dir():
-    raise UserError(f"There is no folder {folder}: give a folder of images.")
-  captions = folder / "captions.jsonl"
-  entries = _from_jsonl(captions) if captions.exists() else _from_txt(folder)
-  if not entries:
+  listing = _listing(folder)
+  if not listing.entries:
     raise UserError(
         f"The folder {folder} is empty: expected images"
         f" ({', '.join(IMAGES)}) with a .txt beside each, or a"
-        " captions.jsonl."
+        f" captions.jsonl.{folder_files.hint(folder)}"
     )
-  if split != "all":
-    validation = split == "validation"
-    entries = [e for e in entries if _in_validation(e[0]) == validation]
-    if not entries:
-      raise UserError(
-          f"The folder {folder} has no image in the split {split}: a"
-          " twentieth goes to validation by a hash of the path. Add images,"
-          " or use split='all'."
-      )
-  return FolderSource(folder, tuple(entries))
-
-
-def _from_txt(folder: Path) -> list[tuple[str, str]]:
-  entries = []
-  for path in sorted(folder.rglob("*")):
-    if path.suffix.lower() in IMAGES and path.is_file():
-      caption = path.with_suffix(".txt")
-      if not caption.is_file():
-        raise UserError(
-            f"{path} has no caption: expected {caption.name} beside it."
-        )
-      text = _utf8(caption, caption.read_bytes()).strip()
-      entries.append((path.relative_to(folder).as_posix(), text))
-  return entries
-
-
-def _from_jsonl(captions: Path) -> list[tuple[str, str]]:
-  entries = []
-  for number, line in enumerate(captions.read_bytes().splitlines(), 1):
-    location = f"{captions}, line {number}"
-    if not line.strip():
-      continue
-    decoded = _utf8(location, line)
-    try:
-      entry = json.loads(decoded)
-      path, text = entry["image"], entry["text"]
-      # JSON may hold lone surrogates, which UTF-8 cannot encode.
-      valid = isinstance(path, str) and isinstance(text, str)
-      valid = valid and "\0" not in path and bool((path + text).encode())
-    except (ValueError, KeyError, TypeError, RecursionError):
-      valid = False
-    if not valid:
-      raise UserError(
-          f'{location} must be {{"image": "a/b.png", "text": "..."}}; got'
-          f" {line[:80]!r}."
-      )
-    full = (captions.parent / path).resolve()
-    if not full.is_relative_to(captions.parent.resolve()):
-      raise UserError(f"{location}: {path!r} is outside the folder.")
-    if not full.is_file():
-      raise UserError(f"{location}: there is no image {path!r}.")
-    entries.append((path, text))
-  return entries
-
-
-def _utf8(location, data: bytes) -> str:
-  try:
-    return data.decode("utf-8").removeprefix("\ufeff")
-  except UnicodeDecodeError as e:
+  entries = listing.part(split)
+  if not entries:
     raise UserError(
-        f"Captions must be UTF-8; {location} is not, at byte {e.start}. Convert"
-        " it, for example with iconv."
-    ) from None
+        f"The folder {folder} has no image in the split {split}: a"
+        " twentieth goes to validation by a hash of the path. Add images,"
+        " or use split='all'."
+    )
+  return FolderSource(folder, entries)
 
 
-def _in_validation(path: str) -> bool:
-  return hashlib.sha256(os.fsencode(path)).digest()[0] < 256 / 20
+def check_local(path: str | Path) -> None:
+  """Raises UserError if the path of data is a URL."""
+  if files.is_remote(path):
+    raise UserError(
+        f"Data are read from a folder of this machine; got {path}. Mount the"
+        " bucket, or copy the data, and give that folder."
+    )
+
+
+def _existing(path: str | Path) -> Path:
+  check_local(path)
+  folder = Path(os.path.expanduser(path))
+  try:
+    is_folder = stat.S_ISDIR(folder.stat().st_mode) and str(path) != ""
+  except (FileNotFoundError, NotADirectoryError):
+    is_folder = None
+  except (OSError, ValueError) as e:
+    reason = getattr(e, "strerror", None) or e
+    raise UserError(f"The folder {folder} cannot be read: {reason}.") from None
+  if is_folder:
+    return folder
+  if is_folder is None or not str(path):
+    raise UserError(
+        f"There is no folder {folder if str(path) else repr(path)}: give a"
+        " folder of images."
+    )
+  raise UserError(
+      f"{folder} is a file: give the folder of images that it belongs to."
+  )
+
+
+def _listing(folder: Path) -> captions.Listing:
+  path = folder / captions.NAME
+  # A link to nothing does not exist, and must not pass for no file.
+  if os.path.lexists(path):
+    return captions.read(path)
+  images = folder_files.images_with_txt(folder)
+  texts: list[str] = []
+  what = f"Reading captions of {folder}, images"
+  parts = [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    for part in opening.track(parts, what, total=len(images), size=len):
+      paths = [folder / folder_files.caption_of(image) for image in part]
+      texts += pool.map(_caption, paths)
+  return captions.Listing(tuple(zip(images, texts, strict=True)))
+
+
+def _caption(path: Path) -> str:
+  try:
+    data = path.read_bytes()
+  except OSError as e:
+    raise UserError(f"{path} cannot be read: {e.strerror or e}.") from None
+  return captions.utf8(str(path), data).strip()

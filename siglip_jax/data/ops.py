@@ -207,6 +207,27 @@ def choice(record, rng, *inkeys, outkey="text"):
   return record | {outkey: record[inkeys[rng.integers(len(inkeys))]]}
 
 
+def pick(record, rng, key, outkey="text"):
+  """Stores a random one of the texts listed under `key` under `outkey`.
+
+  A text that is not in a list is taken as it is.
+  """
+  texts = record[key]
+  texts = [texts] if isinstance(texts, str) else texts
+  if not isinstance(texts, list | tuple | np.ndarray):
+    raise UserError(f"pick takes a list of texts; {key!r} is {named(texts)}.")
+  if not len(texts):
+    raise UserError(
+        f"pick takes a list of texts; {key!r} is empty. Leave such examples"
+        " out."
+    )
+  text = texts[rng.integers(len(texts))]
+  text = text.decode() if isinstance(text, bytes) else text
+  if not isinstance(text, str):
+    raise UserError(f"pick takes a list of texts; {key!r} has {named(text)}.")
+  return record | {outkey: text}
+
+
 def pick_crop(record, rng):
   """Picks a random crop's embedding from a record of `embeddings.py`."""
   z = record["image"]
@@ -225,7 +246,7 @@ def lower(record, method="text"):
   time, as transformers does, so it never writes a final sigma. "ascii" changes
   only A to Z, as TensorFlow and therefore big_vision do.
   """
-  text = record["text"]
+  text = text_of(record, "lower")
   if method == "text":
     return record | {"text": text.lower()}
   if method == "characters":
@@ -237,7 +258,31 @@ def lower(record, method="text"):
 
 def strip_punctuation(record):
   """Removes ASCII punctuation, as transformers does for SigLIP."""
-  return record | {"text": record["text"].translate(_NO_PUNCTUATION)}
+  text = text_of(record, "strip_punctuation")
+  return record | {"text": text.translate(_NO_PUNCTUATION)}
+
+
+def text_of(record, name: str) -> str:
+  """Returns a record's text, for the operation `name`.
+
+  Raises:
+    UserError: when it is not one text.
+  """
+  text = record["text"]
+  if isinstance(text, str):
+    return text
+  if isinstance(text, list | tuple):
+    hint = 'Pick one of them before, with pick("text").'
+  else:
+    hint = 'Put copy(KEY, "text") before, with the key of a text.'
+  raise UserError(f"{name} cannot be applied to {named(text)}. {hint}")
+
+
+def named(value) -> str:
+  """Returns the type and the beginning of a value, in words for an error."""
+  kind = type(value).__name__
+  article = "an" if kind[0] in "aeiou" else "a"
+  return f"{article} {kind}: got {str(value)[:80]}"
 
 
 def _crop(record, top, left, h, w):
@@ -318,7 +363,7 @@ ON_IMAGES = (
     redraw,
     pick_crop,
 )
-ON_ANYTHING = (copy, choice, keep, lower, strip_punctuation)
+ON_ANYTHING = (copy, choice, pick, keep, lower, strip_punctuation)
 OPS = {op.__name__: op for op in (*ON_IMAGES, *ON_ANYTHING)}
 
 

@@ -7,6 +7,7 @@ of processes, threads and worker processes of the loader, and after any restart.
 
 from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 
 from absl import flags
 from absl import logging
@@ -22,6 +23,7 @@ from siglip_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 _TRIES = 16
+_BUFFER = 8  # batches
 
 
 class _Load:
@@ -34,9 +36,9 @@ class _Load:
     replaced, problem = -1, ""
     for _ in range(_TRIES):
       try:
-        example = self._pp.finish(self._prepared(int(index)), rng)
+        example = self._example(int(index), rng)
         return example | {"replaced": np.array(replaced, np.int32)}
-      except ImageError as e:
+      except (OSError, ImageError) as e:
         problem = f"{self._source.key(int(index))}: {e}"
         logging.warning("Replaced %s", problem)
         replaced = int(index) if replaced < 0 else replaced
@@ -46,12 +48,24 @@ class _Load:
         f" last one was {problem}."
     )
 
-  def _prepared(self, index: int) -> Record:
+  def _example(self, index: int, rng: np.random.Generator) -> Record:
     record = self._cache.get(index)
     if record is None:
-      record = self._pp.begin(self._source[index])
+      record = self._source[index]
+      with _naming(self._source, index):
+        record = self._pp.begin(record)
       self._cache.put(index, record)
-    return record
+    with _naming(self._source, index):
+      return self._pp.finish(record, rng)
+
+
+@contextlib.contextmanager
+def _naming(source: Source, index: int) -> Iterator[None]:
+  """Puts the name of a record before what preprocessing says about it."""
+  try:
+    yield
+  except UserError as e:
+    raise UserError(f"{source.key(index)}: {e}") from None
 
 
 def train_iterator(
@@ -62,6 +76,7 @@ def train_iterator(
     seed: int,
     total_steps: int,
     start_step: int = 0,
+    start_example: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
@@ -77,6 +92,8 @@ def train_iterator(
     seed: seed of the order and of random preprocessing.
     total_steps: step to stop before.
     start_step: step to start at.
+    start_example: number of examples that were read before `start_step`, in all
+      processes and epochs; by default what steps of `batch_size` have read.
     process_index: this process's index.
     process_count: number of processes.
     num_threads: number of threads that read and preprocess.
@@ -92,23 +109,21 @@ def train_iterator(
   """
   _check(source, batch_size, process_count)
   local = batch_size // process_count
-  epochs = max(1, -(-total_steps * batch_size // len(source)))
+  steps = max(total_steps - start_step, 0)
+  first = start_step * batch_size if start_example is None else start_example
+  epochs = max(1, -(-(first + steps * batch_size) // len(source)))
   examples = (
       grain.MapDataset.range(len(source))
       .seed(seed)
       .shuffle()
       .repeat(epochs)
+      # Draws by the index in the whole stream, so it comes before any slice.
       .random_map(_Load(source, pp, Cache(cache_mb * 10**6)))
-      .batch(local, drop_remainder=True, batch_fn=_stack)
+      .slice(slice(first, first + steps * batch_size))
   )
   # A global batch is `process_count` consecutive local batches.
-  mine = examples.slice(
-      slice(
-          start_step * process_count + process_index,
-          total_steps * process_count,
-          process_count,
-      )
-  )
+  batches = examples.batch(local, batch_fn=_stack)
+  mine = batches.slice(slice(process_index, None, process_count))
   return iterate(mine, num_threads, num_workers)
 
 
@@ -120,9 +135,11 @@ def iterate(
   If `num_workers` is not 0, that many worker processes of the loader read
   ahead, each with `num_threads` threads.
   """
-  dataset = batches.to_iter_dataset(
-      grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=8)
+  options = grain.ReadOptions(
+      num_threads=num_threads,
+      prefetch_buffer_size=max(num_threads, _BUFFER),  # a place for each thread
   )
+  dataset = batches.to_iter_dataset(options)
   if num_workers:
     if not flags.FLAGS.is_parsed():  # as in a notebook
       flags.FLAGS.mark_as_parsed()  # Grain's worker processes get them
@@ -130,6 +147,26 @@ def iterate(
         grain.MultiprocessingOptions(num_workers=num_workers)
     )
   return iter(dataset)
+
+
+class _LoadOnce:
+  """A loader of evaluation examples by slot; slots past the end are padding."""
+
+  def __init__(self, source: Source, pp: Preprocess):
+    self._source, self._pp = source, pp
+
+  def __call__(self, slot: int) -> Batch:
+    index = min(int(slot), len(self._source) - 1)
+    try:
+      record = self._source[index]
+      with _naming(self._source, index):
+        image = self._pp(record, np.random.default_rng(0))["image"]
+    except (OSError, ImageError) as e:
+      raise UserError(
+          f"{self._source.key(index)} cannot be read: {e}. Evaluation needs all"
+          " images; repair or remove it."
+      ) from None
+    return {"image": image, "mask": np.array(slot < len(self._source))}
 
 
 def eval_batches(
@@ -140,10 +177,12 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
+    num_workers: int = 0,
 ) -> Iterator[Batch]:
   """Iterates over this process's share of the evaluation batches.
 
-  The batches hold each example once, in order.
+  The batches hold each example once, in order. `num_threads` and `num_workers`
+  are those of `train_iterator`.
 
   Yields:
     "image", as `pp` makes it, and "mask", which is False for padding. Padding
@@ -155,22 +194,10 @@ def eval_batches(
   _check(source, batch_size, process_count)
   steps = -(-len(source) // batch_size)
   local = batch_size // process_count
-
-  def load(slot: int) -> Batch:
-    index = min(int(slot), len(source) - 1)
-    try:
-      image = pp(source[index], np.random.default_rng(0))["image"]
-    except ImageError as e:
-      raise UserError(
-          f"{source.key(index)} cannot be read: {e}. Evaluation needs all"
-          " images; repair or remove it."
-      ) from None
-    return {"image": image, "mask": np.array(slot < len(source))}
-
-  batches = grain.MapDataset.range(steps * batch_size).map(load)
-  batches = batches.batch(local, batch_fn=_stack)
+  slots = grain.MapDataset.range(steps * batch_size)
+  batches = slots.map(_LoadOnce(source, pp)).batch(local, batch_fn=_stack)
   mine = batches.slice(slice(process_index, None, process_count))
-  return iterate(mine, num_threads)
+  return iterate(mine, num_threads, num_workers)
 
 
 def _stack(examples: Sequence[Batch]) -> Batch:

@@ -18,6 +18,7 @@ import inspect
 import os
 from typing import Any
 
+import cv2
 import numpy as np
 
 from siglip_jax.data import ops
@@ -26,6 +27,15 @@ from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 
 Record = dict[str, Any]
+# Raised by operations on values or arguments that they do not take.
+_FAILURES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    cv2.error,
+)
 _AFTER_VALUE_RANGE = ("tokenize", *(op.__name__ for op in ops.ON_ANYTHING))
 
 
@@ -120,7 +130,7 @@ class _Operation:
       return self.function(record, *generator, *self.args, **self.kwargs)
     except (ImageError, UserError):
       raise
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except _FAILURES as e:
       fields = ", ".join(f"{k} ({type(v).__name__})" for k, v in record.items())
       raise UserError(
           f"Preprocessing: {self.name} cannot be applied,"
@@ -241,7 +251,8 @@ def _encoding(tokenizer: Tokenizer, options: dict) -> _Operation:
 
 
 def _encode(record, tokenizer, **options):
-  return record | {"text": tokenizer.encode(record["text"], **options)}
+  text = ops.text_of(record, "tokenize")
+  return record | {"text": tokenizer.encode(text, **options)}
 
 
 def _operation(name: str, args: list, kwargs: dict) -> _Operation:

@@ -4,21 +4,42 @@ A record is a flat dict. "image" is an encoded image, or its embeddings; texts
 are strings.
 """
 
-from collections.abc import Mapping
-from collections.abc import Set
+from collections.abc import Hashable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent import futures
+import hashlib
 from pathlib import Path
 from typing import Any
 from typing import Protocol
 from typing import runtime_checkable
 
+from jaxtyping import Int
+import numpy as np
+
 from siglip_jax.data import folders
+from siglip_jax.data import opening
 from siglip_jax.data.embeddings import Embeddings
+from siglip_jax.data.images import ImageError
+from siglip_jax.data.ops import named
+from siglip_jax.data.tfds import tfds_source
 from siglip_jax.errors import UserError
+
+_THREADS = 16  # wait for a network file system together
+_CHUNK = 256  # records, of which the images are in memory together
+
+
+class BadValue(UserError):
+  """A record does not have a key that is needed, or a value of its kind."""
 
 
 @runtime_checkable
 class Source(Protocol):
-  """A random-access source of records."""
+  """A random-access source of records.
+
+  A source may also have `values(key)`, `image_ids()` and `digest()`; the
+  functions of these names below use them, or do without.
+  """
 
   def __len__(self) -> int:
     ...
@@ -58,111 +79,134 @@ def make(
         f" name={name!r}, path={path!r}, embeddings={embeddings!r}."
     )
   if embeddings is not None:
+    folders.check_local(embeddings)
     return Embeddings(embeddings, split)
   if name is not None:
     return tfds_source(name, split, data_dir=data_dir)
   return folders.folder_source(str(path), split)
 
 
-class TfdsSource:
-  """A source that reads a prepared TFDS data set.
-
-  Args:
-    folder: the folder of one version, with its dataset_info.json.
-    name: name of the data set, for messages.
-    split: "train", "train[:80%]", ...
+def values(source: Source, key: str) -> list[Any]:
+  """Returns the value under `key` of each record, without images if it can.
 
   Raises:
-    UserError: when there is no such split, or the files do not support random
-      access.
+    BadValue: when a record does not have the key.
+    UserError: when a record cannot be read.
+  """
+  read = getattr(source, "values", None)
+  column = read(key) if read else None
+  return list(_from_records(source, key)) if column is None else column
+
+
+def _from_records(source: Source, key: str) -> Iterator[Any]:
+  """Yields values of whole records, for sources that cannot do better."""
+
+  def value(index: int) -> Any:
+    try:
+      record = source[index]
+    except (OSError, ImageError) as e:
+      raise UserError(
+          f"{source.key(index)} cannot be read: {e}. Repair or remove it."
+      ) from None
+    if key not in record:
+      raise BadValue(
+          f"{key!r} must be in every record; {source.key(index)} has"
+          f" {', '.join(record)}."
+      )
+    return record[key]
+
+  parts = [
+      range(start, min(start + _CHUNK, len(source)))
+      for start in range(0, len(source), _CHUNK)
+  ]
+  what = f"Reading {key!r}, records"
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    for part in opening.track(parts, what, total=len(source), size=len):
+      yield from pool.map(value, part)
+
+
+def captions(source: Source, key: str) -> list[str | tuple[str, ...]]:
+  """Returns the text, or the texts, under `key` of each record.
+
+  Raises:
+    BadValue: when a record does not have the key, or neither a text nor a list
+      of texts there.
+    UserError: when a record cannot be read.
+  """
+  column = []
+  for index, value in enumerate(values(source, key)):
+    texts = value if isinstance(value, list | tuple) else (value,)
+    if not texts or not all(isinstance(t, str) for t in texts):
+      expected = "a text, or a list of texts that is not empty"
+      raise bad_value(source, key, index, expected, value)
+    column.append(value if isinstance(value, str) else tuple(texts))
+  return column
+
+
+def bad_value(
+    source: Source, key: str, index: int, expected: str, value: Any
+) -> BadValue:
+  """Returns the error about the value under `key` of a record."""
+  return BadValue(
+      f"{key!r} must be {expected}; {source.key(index)} has {named(value)}."
+  )
+
+
+def image_ids(source: Source) -> Sequence[Hashable]:
+  """Returns one value for each record, equal where records share an image."""
+  ids = getattr(source, "image_ids", None)
+  return ids() if ids else range(len(source))
+
+
+def distinct_images(
+    source: Source,
+) -> tuple[Source, Int[np.ndarray, " N"] | None]:
+  """Returns a source with each image once, and each record's row in it.
+
+  The rows are None, and the source is the same, if no records share an image.
+  """
+  first: dict[Hashable, int] = {}
+  indices = []
+  rows = np.zeros(len(source), np.int64)
+  for index, image in enumerate(image_ids(source)):
+    if image not in first:
+      first[image] = len(first)
+      indices.append(index)
+    rows[index] = first[image]
+  if len(indices) == len(source):
+    return source, None
+  return Subset(source, indices), rows
+
+
+def digest(source: Source) -> str:
+  """Returns a short digest, which differs where the data differ.
+
+  It covers the keys and texts of a folder, and the files and sizes of prepared
+  data; of other sources only their length.
+  """
+  own = getattr(source, "digest", None)
+  if own:
+    return own()
+  return hashlib.sha256(str(len(source)).encode()).hexdigest()[:12]
+
+
+class Subset:
+  """A source of some of another one's records.
+
+  Args:
+    source: the other source.
+    indices: the indices of the records in it.
   """
 
-  def __init__(self, folder: str, name: str, split: str):
-    import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
-
-    self.folder, self.name, self.split = folder, name, split
-    builder = tfds.builder_from_directory(folder)
-    features = builder.info.features
-    assert isinstance(features, tfds.features.FeaturesDict), features
-    self._images = frozenset(
-        k for k, f in features.items() if isinstance(f, tfds.features.Image)
-    )
-    as_data_source: Any = builder.as_data_source  # a decorator hides its type
-    try:
-      self._data = as_data_source(
-          split,
-          decoders={k: tfds.decode.SkipDecoding() for k in self._images},
-      )
-    except NotImplementedError:
-      raise UserError(
-          f"Random access needs ArrayRecord files; {folder} holds"
-          f" {builder.info.file_format}. Prepare it again with"
-          " file_format='array_record'."
-      ) from None
-    except (KeyError, ValueError, AssertionError) as e:
-      raise UserError(
-          f"{name} has no split {split!r}; it has"
-          f" {', '.join(builder.info.splits)}. ({str(e).splitlines()[0]})"
-      ) from None
-
-  def __reduce__(self):
-    """Pickles the arguments; worker processes reopen the files."""
-    return TfdsSource, (self.folder, self.name, self.split)
+  def __init__(self, source: Source, indices: Sequence[int]):
+    self._source, self._indices = source, indices
 
   def __len__(self) -> int:
-    return len(self._data)
+    return len(self._indices)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    return _flat(self._data[index], self._images)
+    return self._source[int(self._indices[index])]
 
   def key(self, index: int) -> str:
-    """Returns the data set, split and index."""
-    return f"{self.name}/{self.split}[{index}]"
-
-
-def tfds_source(name: str, split: str, *, data_dir: str | Path) -> TfdsSource:
-  """Returns the newest version of a data set prepared under `data_dir`.
-
-  Args:
-    name: TFDS name, with the config if the data set has several.
-    split: "train", "train[:80%]", ...
-    data_dir: TFDS data folder.
-
-  Raises:
-    UserError: when there is no such data set or split, or its files do not
-      support random access.
-  """
-  folder = Path(data_dir).expanduser() / name
-  # An interrupted build leaves folders like incomplete.AB_1.0.0.
-  versions = sorted(
-      (tuple(map(int, p.parent.name.split("."))), p.parent)
-      for p in folder.glob("*.*.*/dataset_info.json")
-      if p.parent.name.replace(".", "").isdecimal()
-  )
-  if not versions:
-    hint = (
-        f"`python -m siglip_jax.data.emoji --data_dir={data_dir}` builds it."
-        if name == "emoji"
-        else "Prepare it with TFDS as file_format='array_record'."
-    )
-    raise UserError(f"There is no data set at {folder}. {hint}")
-  return TfdsSource(str(versions[-1][1]), name, split)
-
-
-def _flat(
-    record: Mapping[str, Any], images: Set[str], prefix: str = ""
-) -> dict[str, Any]:
-  """Flattens nested features, joining their names with "/".
-
-  Decodes bytes to str, except for the features in `images`.
-  """
-  flat = {}
-  for key, value in record.items():
-    name = f"{prefix}{key}"
-    if isinstance(value, Mapping):
-      flat |= _flat(value, images, f"{name}/")
-    elif isinstance(value, bytes) and name not in images:
-      flat[name] = value.decode("utf-8")
-    else:
-      flat[name] = value
-  return flat
+    """Returns the record's name in the other source."""
+    return self._source.key(int(self._indices[index]))

@@ -2,13 +2,15 @@
 
   python -m siglip_jax.data.tokenizer --path=IMAGES --out=tokenizer.model
 
-trains a tokenizer on the captions of a folder.
+trains a tokenizer on the captions of a folder; --name=DATA_SET, on those of a
+TFDS data set.
 """
 
 from collections.abc import Iterable
 from collections.abc import Sequence
 import hashlib
 import io
+import itertools
 import os
 from pathlib import Path
 import re
@@ -262,20 +264,34 @@ def train(texts: Iterable[str], path: str | Path, *, vocab_size: int) -> None:
 def define_flags() -> None:
   """Defines the flags of the command."""
   flags.DEFINE_string("path", None, "Folder of captioned images.")
+  flags.DEFINE_string("name", None, "TFDS data set, instead of --path.")
+  flags.DEFINE_string("data_dir", "data", "TFDS data folder, for --name.")
+  flags.DEFINE_string("split", "train", "Split whose texts are read.")
+  flags.DEFINE_string("text", "text", "Record key of a text or several.")
   flags.DEFINE_string("out", "tokenizer.model", "Tokenizer file to write.")
   flags.DEFINE_integer("vocab_size", 8000, "Maximum number of pieces.")
 
 
 def main(argv: Sequence[str]) -> None:
-  """Trains a tokenizer on a folder's captions."""
+  """Trains a tokenizer on the captions of a folder or a TFDS data set."""
   del argv
-  if not flags.FLAGS.path:
-    raise UserError("--path=FOLDER is needed: images with captions.")
-  source = sources.make(path=flags.FLAGS.path, split="train")
-  texts = (source[i]["text"] for i in range(len(source)))
-  train(texts, flags.FLAGS.out, vocab_size=flags.FLAGS.vocab_size)
-  size = Tokenizer(flags.FLAGS.out).vocab_size
-  print(f"{flags.FLAGS.out}: {size} pieces from {len(source)} captions")
+  args = flags.FLAGS
+  if bool(args.path) == bool(args.name):
+    raise UserError(
+        "--path=FOLDER is needed, images with captions, or --name=DATA_SET of"
+        " TFDS; give one of the two."
+    )
+  where = {"path": args.path} if args.path else {"name": args.name}
+  source = sources.make(split=args.split, data_dir=args.data_dir, **where)
+  try:
+    captions = sources.captions(source, args.text)
+  except sources.BadValue as e:
+    raise UserError(f"{e} Give another key as --text.") from None
+  lists = ([c] if isinstance(c, str) else c for c in captions)
+  texts = list(itertools.chain.from_iterable(lists))
+  train(texts, args.out, vocab_size=args.vocab_size)
+  size = Tokenizer(args.out).vocab_size
+  print(f"{args.out}: {size} pieces from {len(texts)} captions")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from siglip_jax.config import check as config_check
 from siglip_jax.data import embeddings
 from siglip_jax.embed import encode
 from siglip_jax.errors import UserError
+from siglip_jax.inference import flags as model_flags
 from siglip_jax.multihost import join
 
 
@@ -31,6 +32,7 @@ def define_flags() -> None:
       "Workdir of a trained run whose image tower is used instead of"
       " config.init's.",
   )
+  model_flags.define_step()
   flags.DEFINE_enum(
       "dtype",
       None,
@@ -58,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
   options = encode.Options(
       split=values.split,
       model=values.model,
+      step=values.step,
       dtype=values.dtype,
       crops=values.crops,
       batch_size=values.batch_size,

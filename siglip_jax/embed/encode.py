@@ -30,6 +30,7 @@ from siglip_jax.data import sources
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.data.preprocess import parse
 from siglip_jax.data.preprocess import render
+from siglip_jax.data.replaced import replaced_too_many
 from siglip_jax.embed import tower
 from siglip_jax.embed import views
 from siglip_jax.errors import UserError
@@ -44,6 +45,7 @@ class Options:
 
   split: str = "train"
   model: str | None = None
+  step: int | None = None
   dtype: str | None = None
   crops: int = 0
   batch_size: int = 256
@@ -56,6 +58,12 @@ class Options:
             f"--{name} must be a whole number from {low} up; got"
             f" {getattr(self, name)}."
         )
+    if self.step is not None and self.model is None:
+      raise UserError(
+          "--step is of the run that --model names; got"
+          f" --step={self.step} alone. The step of config.init's is"
+          " config.init.img.step."
+      )
 
 
 def embed(
@@ -87,7 +95,7 @@ def embed(
   data = {k: config.data[k] for k in config_sources.source_keys(config)}
   source = sources.make(**data | {"split": options.split})
   spec = _image_spec(config, options.crops)
-  image, origin = tower.load(config, model, options.model)
+  image, origin = tower.load(config, model, options.model, options.step)
   header = {
       "format": embeddings.FORMAT,
       "tower_digest": tower_file.digest(image),
@@ -299,11 +307,12 @@ def _packed(batch: Mapping, z: np.ndarray, crops: int) -> list[bytes]:
 
 
 def _check_skipped(skipped: int, done: int, config) -> None:
-  if skipped > config.data.max_replaced_share * done:
+  limit = config.data.max_replaced_share
+  if replaced_too_many(skipped, done, limit):
     raise UserError(
         f"{skipped} of {done} examples could not be read, and"
         " config.data.max_replaced_share is"
-        f" {config.data.max_replaced_share:.1%}. The log names them; shards"
+        f" {limit:.1%}. The log names them; shards"
         " that are written stay."
     )
 

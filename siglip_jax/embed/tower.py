@@ -1,6 +1,6 @@
 """Loading of image towers, and checks of which tower made embeddings."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import ml_collections
 
 from siglip_jax import init
 from siglip_jax import tree
-from siglip_jax import workdir as workdir_lib
+from siglip_jax import weights as weights_lib
 from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.data.preprocess import meaning
 from siglip_jax.errors import UserError
@@ -19,8 +19,9 @@ def load(
     config: ml_collections.ConfigDict,
     model: TwoTowers,
     workdir: str | None = None,
+    step: int | None = None,
 ) -> tuple[dict, str]:
-  """Returns a trained image tower and the path it was read from.
+  """Returns a trained image tower, and the path and step it was read from.
 
   The tower is {"img": ...} of NumPy arrays.
 
@@ -28,6 +29,8 @@ def load(
     config: config whose init.img names the tower, unless `workdir` is given.
     model: the config's model.
     workdir: workdir of the run that trained the tower.
+    step: step of a checkpoint in `workdir`; by default the newest that can be
+      read.
 
   Raises:
     UserError: when the tower is untrained, has other shapes, or was trained
@@ -35,8 +38,7 @@ def load(
   """
   section = config.init.to_dict() if "init" in config else {}
   if workdir is not None:
-    _check_workdir(config, workdir)
-    section = {"img": {"path": workdir}}
+    section = {"img": {"path": workdir, "step": step}}
   if "img" not in section:
     raise UserError(
         "Embeddings need a trained image tower: give --model=WORKDIR, the run"
@@ -48,8 +50,12 @@ def load(
   )
   spec = {"image": config.preprocess.image}
   section = {"img": section["img"]}
-  fitted, notes = init.read(section, shapes, spec)
-  part, path = fitted["img"], section["img"]["path"]
+  weights = init.weights(section)
+  path = weights["img"].path
+  if workdir is not None:
+    _check_run(config, weights["img"])
+  fitted, notes = init.read(section, shapes, spec, weights)
+  part = fitted["img"]
   if part.initial:
     raise UserError(
         f"{path} lacks {len(part.initial)} arrays of the image tower, such as"
@@ -61,15 +67,23 @@ def load(
         f"The tower was trained with different image preprocessing. {notes[0]}."
         " Change config.preprocess.image."
     )
-  return {"img": tree.unflatten(part.arrays)}, path
+  return {"img": tree.unflatten(part.arrays)}, weights["img"].origin
 
 
 def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns what embeddings depend on besides parameters, by manifest key."""
+  return _identity(
+      config.model.to_dict(), config.image_size, config.preprocess.image
+  )
+
+
+def _identity(
+    model: Mapping[str, Any], image_size: int | None, image: str | None
+) -> dict[str, Any]:
   return {
-      "tower_sizes": TwoTowers(**config.model.to_dict()).image_sizes,
-      "image_size": config.image_size,
-      "image": config.preprocess.image,
+      "tower_sizes": TwoTowers(**model).image_sizes,
+      "image_size": image_size,
+      "image": image,
   }
 
 
@@ -132,13 +146,20 @@ def check_evaluation(
     )
 
 
-def _check_workdir(config, workdir: str) -> None:
+def _check_run(config, weights: weights_lib.Weights) -> None:
   """Checks what shapes do not show: heads, pooling and so on."""
-  trained = identity(workdir_lib.read_config(Path(workdir).expanduser()))
+  if weights.kind != "workdir":
+    raise UserError(
+        f"--model is the workdir of a run; got {weights.path} ({weights.kind})."
+        " Give it to config.init.img.path instead."
+    )
+  if weights.model is None:
+    raise UserError(weights.problem or f"{weights.path} has no model.")
+  trained = _identity(weights.model, weights.image_size, weights.image)
   for key, value in identity(config).items():
     if not same_tower(key, trained[key], value):
       raise UserError(
-          f"--model={workdir} has {key} = {trained[key]!r}, and the config"
+          f"--model={weights.path} has {key} = {trained[key]!r}, and the config"
           f" {value!r}. Embeddings need one and the same tower: change the"
           " config, or give another run."
       )

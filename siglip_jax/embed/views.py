@@ -14,6 +14,7 @@ import numpy as np
 
 from siglip_jax.data import embeddings
 from siglip_jax.data import pipeline
+from siglip_jax.data import sources
 from siglip_jax.data.images import ImageError
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.data.sources import Source
@@ -48,6 +49,7 @@ class Crops:
   ):
     self.source, self._pp, self._shape = source, pp, (side, side, 3)
     self._crops, self._seed, self.count = crops, seed, max(crops, 1)
+    _, self._image_ids = sources.distinct_images(source)
 
   @property
   def value_range(self) -> tuple[float, float]:
@@ -78,6 +80,9 @@ class Crops:
             f" {self._pp.spec!r} makes {self.source.key(number)}"
             f" {image.shape}."
         )
+    if self._image_ids is not None:  # an image that several examples share
+      image_id = int(self._image_ids[number])
+      record = record | {embeddings.IMAGE_ID: image_id}
     return number, np.stack(images), embeddings.pack_rest(record)
 
   def padding(self) -> Example:

@@ -1,7 +1,13 @@
 """Builds evaluators from named data: the images and their class names."""
 
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
+import os
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from siglip_jax.data import sources
 from siglip_jax.errors import UserError
@@ -57,8 +63,8 @@ def classification(
     number = {n: i for i, n in enumerate(names)}
     labels = [number[n] for n in truths]
   elif label is not None and class_file is not None:
-    names = _lines(class_file)
-    labels = _values(source, label, int)
+    names = _class_names(class_file)
+    labels = _labels(source, label)
   else:
     raise UserError(
         f"config.evals for {dataset} needs `text` and `classes`, or `label` and"
@@ -79,6 +85,7 @@ def retrieval(
     dataset: str,
     split: str,
     text: str = "text",
+    image_id: str | None = None,
     embeddings: str | None = None,
     **data,
 ) -> Retrieval:
@@ -87,13 +94,21 @@ def retrieval(
   Args:
     dataset: name of the data set in metrics.
     split: split with the images and captions.
-    text: record key of the captions.
+    text: record key of an image's caption, or of the list of its captions.
+    image_id: record key of a text or number that is equal where records share
+      an image. By default records do that name the same file of a folder.
     embeddings: folder of the images' embeddings, for a run without an image
       tower.
     **data: `name`, `path`, `data_dir`, as in config.data.
   """
   source = _images(split, embeddings, data)
-  return Retrieval(dataset=dataset, source=source, texts=_texts(source, text))
+  images = sources.image_ids(source)
+  if image_id is not None:
+    kinds = (str, int, np.integer)
+    images = _column(source, image_id, kinds, "a text or a whole number")
+  with _advice():
+    texts = sources.captions(source, text)
+  return Retrieval(dataset=dataset, source=source, texts=texts, images=images)
 
 
 def _images(split: str, embeddings: str | None, data) -> sources.Source:
@@ -102,36 +117,64 @@ def _images(split: str, embeddings: str | None, data) -> sources.Source:
   return sources.make(split=split, **data)
 
 
-def _texts(source, key: str) -> list[str]:
-  """Returns the texts of a source, without decoding its images."""
-  return _values(source, key, str)
+def _texts(source: sources.Source, key: str) -> list[str]:
+  return _column(source, key, (str,), "one text")
 
 
-def _values(source, key: str, kind: type) -> list:
-  """Returns the value under `key` of each record."""
-  values = []
-  for i in range(len(source)):
-    record = source[i]
-    if key not in record:
-      raise UserError(
-          f"Evaluation needs {key!r} in every record; {source.key(i)} has"
-          f" {', '.join(record)}. Change `text` or `label` in config.evals."
-      )
-    try:
-      values.append(kind(record[key]))
-    except (TypeError, ValueError):
-      raise UserError(
-          f"Evaluation needs {key!r} to be of type {kind.__name__};"
-          f" {source.key(i)} has {record[key]!r}. Change `text` or `label` in"
-          " config.evals."
-      ) from None
+def _labels(source: sources.Source, key: str) -> list[int]:
+  kinds = (int, np.integer)
+  return [int(x) for x in _column(source, key, kinds, "a whole number")]
+
+
+def _column(
+    source: sources.Source, key: str, kinds: tuple[type, ...], expected: str
+) -> list[Any]:
+  """Returns the value under `key` of each record, all of the same kinds."""
+  with _advice():
+    values = sources.values(source, key)
+    for index, value in enumerate(values):
+      if not isinstance(value, kinds) or isinstance(value, bool):
+        raise sources.bad_value(source, key, index, expected, value)
   return values
 
 
-def _lines(path: str) -> list[str]:
-  if not Path(path).exists():
+@contextlib.contextmanager
+def _advice() -> Iterator[None]:
+  """Says where the key of a bad value comes from."""
+  try:
+    yield
+  except sources.BadValue as e:
     raise UserError(
-        f"There is no class file {path}: expected one class name a line, in the"
-        " order of the labels."
-    )
-  return Path(path).read_text("utf-8").splitlines()
+        f"Evaluation: {e} Change the key, `text` or `label` in config.evals."
+    ) from None
+
+
+def _class_names(path: str) -> list[str]:
+  """Returns the lines of a class file, without white space around them."""
+  try:
+    text = Path(os.path.expanduser(path)).read_text("utf-8-sig")
+  except OSError as e:
+    raise UserError(
+        f"There is no class file {path} that can be read ({e.strerror or e}):"
+        " expected one class name a line, in the order of the labels."
+    ) from None
+  except UnicodeDecodeError as e:
+    raise UserError(
+        f"A class file must be UTF-8; {path} is not, at byte {e.start}. Convert"
+        " it, for example with iconv."
+    ) from None
+  names = [line.strip() for line in text.rstrip().split("\n")]
+  lines: dict[str, int] = {}
+  for number, name in enumerate(names, 1):
+    if not name:
+      raise UserError(
+          f"{path}, line {number} is blank: expected one class name a line, in"
+          " the order of the labels. Remove the line, or name the class."
+      )
+    if name in lines:
+      raise UserError(
+          f"{path} must name each class once; lines {lines[name]} and {number}"
+          f" are both {name!r}. Tell the two apart."
+      )
+    lines[name] = number
+  return names

@@ -1,8 +1,13 @@
 """Image-text retrieval: recall at 1, 5 and 10, in both directions."""
 
+from collections.abc import Hashable
+from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
 
+from jaxtyping import Bool
+from jaxtyping import Float
+from jaxtyping import Int
 import numpy as np
 
 from siglip_jax.data.sources import Source
@@ -16,56 +21,79 @@ _ROWS = 1024  # queries scored at a time, to bound memory
 class Retrieval:
   """Images and captions of one source, each retrieved by the other.
 
-  Images with the same caption share one text; any of them is right for it.
+  An image has one caption or several, and images may have the same one: every
+  pair that the source holds is right. Equal captions are one candidate and one
+  query, and so are the records that share an image.
 
   Attributes:
     dataset: name of the data set in metrics.
     source: the images.
-    texts: the caption of each image.
+    texts: the caption, or the captions, of each record.
+    images: a value for each record, equal where records share an image; None if
+      none do.
   """
 
   dataset: str
   source: Source
-  texts: Sequence[str]
+  texts: Sequence[str | Sequence[str]]
+  images: Sequence[Hashable] | None = None
 
   def __post_init__(self):
     """Raises UserError unless each image has a caption."""
-    if len(self.texts) != len(self.source) or not self.texts:
+    records = len(self.source)
+    images = records if self.images is None else len(self.images)
+    if not len(self.texts) == images == records or not records:
       raise UserError(
-          f"{self.dataset} needs images and one caption for each; got"
-          f" {len(self.texts)} captions and {len(self.source)} images."
+          f"{self.dataset} needs images and one caption for each, or more; got"
+          f" {len(self.texts)} captions and {records} images."
       )
 
   def run(self, encoder: scores.Encoder) -> scores.Result:
     """Evaluates an encoder."""
-    captions = sorted(set(self.texts))
+    first, images = _numbers(
+        range(len(self.source)) if self.images is None else self.images
+    )
+    lists = [[t] if isinstance(t, str) else t for t in self.texts]
+    captions = sorted({t for texts in lists for t in texts})
     number = {t: i for i, t in enumerate(captions)}
-    image_groups = np.array([number[t] for t in self.texts])
-    text_groups = np.arange(len(captions))
-    zimg = encoder.encode_source(self.source)
+    pairs = np.array(
+        sorted(
+            {
+                (image, number[t])
+                for image, texts in zip(images, lists, strict=True)
+                for t in texts
+            }
+        )
+    )
+    zimg = encoder.encode_source(self.source)[first]
     ztxt = encoder.encode_texts(captions)
     return scores.Result(
         scores=[
-            *self._scores("img2txt", zimg, ztxt, image_groups, text_groups),
-            *self._scores("txt2img", ztxt, zimg, text_groups, image_groups),
+            *self._scores("img2txt", zimg, ztxt, pairs),
+            *self._scores("txt2img", ztxt, zimg, pairs[:, ::-1]),
         ]
     )
 
-  def _scores(self, way: str, z, others, group, groups) -> list[scores.Score]:
-    """Scores the queries `z`; candidates of the query's group are right.
+  def _scores(
+      self,
+      way: str,
+      z: Float[np.ndarray, "N D"],
+      others: Float[np.ndarray, "M D"],
+      pairs: Int[np.ndarray, "P 2"],
+  ) -> list[scores.Score]:
+    """Scores the queries `z`.
 
     Args:
       way: direction, for the names of the scores.
       z: embeddings of the queries.
       others: embeddings of the candidates.
-      group: the group of each query.
-      groups: the group of each candidate.
+      pairs: each query and candidate that belong together.
     """
     ranks, counts = [], []
     for start in range(0, len(z), _ROWS):
-      rows = slice(start, start + _ROWS)
-      positives = group[rows, None] == groups
-      ranks.append(scores.ranks(z[rows] @ others.T, positives))
+      cosine = z[start : start + _ROWS] @ others.T
+      positives = _positives(pairs, start, *cosine.shape)
+      ranks.append(scores.ranks(cosine, positives))
       counts.append(positives.sum(axis=1))
     ranks, counts = np.concatenate(ranks), np.concatenate(counts)
     values, times = np.unique(counts, return_counts=True)
@@ -82,3 +110,26 @@ class Retrieval:
         )
         for k in (1, 5, 10)
     ]
+
+
+def _numbers(images: Iterable[Hashable]) -> tuple[list[int], list[int]]:
+  """Returns the first record of each image, and each record's image."""
+  numbers: dict[Hashable, int] = {}
+  first, of_records = [], []
+  for record, image in enumerate(images):
+    if image not in numbers:
+      numbers[image] = len(first)
+      first.append(record)
+    of_records.append(numbers[image])
+  return first, of_records
+
+
+def _positives(
+    pairs: Int[np.ndarray, "P 2"], start: int, rows: int, columns: int
+) -> Bool[np.ndarray, "N M"]:
+  """Returns which candidates are right for the queries from `start` on."""
+  query, candidate = pairs.T
+  here = (start <= query) & (query < start + rows)
+  positives = np.zeros((rows, columns), bool)
+  positives[query[here] - start, candidate[here]] = True
+  return positives

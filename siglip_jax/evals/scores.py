@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
 import math
+from typing import Literal
 from typing import Protocol
 from typing import runtime_checkable
 
@@ -20,7 +21,17 @@ _Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
-  """A share of n examples, with its 95 % interval and chance level."""
+  """A share or a mean of n examples, with its 95 % interval and chance level.
+
+  Attributes:
+    name: name in metrics.
+    value: the share, or the mean.
+    lo: lower end of the interval.
+    hi: upper end of the interval.
+    chance: value of a model that cannot tell the examples apart.
+    n: number of examples.
+    unit: "share" (of 1, more is better) or "nats" (a loss, less is better).
+  """
 
   name: str
   value: float
@@ -28,16 +39,39 @@ class Score:
   hi: float
   chance: float
   n: int
+  unit: Literal["share", "nats"] = "share"
 
   @property
   def headline(self) -> bool:
     """Whether the report draws the score, and step 0 prints it."""
-    return self.name.endswith(("/top1", "@1"))
+    return self.unit == "nats" or self.name.endswith(("/top1", "@1"))
+
+  @property
+  def value_text(self) -> str:
+    """The value, formatted: "12.3%", or "2.35" for a loss."""
+    return self._format(self.value)
+
+  @property
+  def interval_text(self) -> str:
+    """The interval, formatted."""
+    return f"{self._format(self.lo)} to {self._format(self.hi)}"
+
+  @property
+  def chance_text(self) -> str:
+    """The chance level, formatted with one digit more than the value."""
+    return self._format(self.chance, 1)
 
   @property
   def times_chance(self) -> str:
-    """The value as a multiple of chance, formatted; "-" if chance is 0."""
-    return f"{self.value / self.chance:.1f}" if self.chance else "-"
+    """The value as a multiple of chance; "-" if chance is 0, and for a loss."""
+    if self.unit == "nats" or not self.chance:
+      return "-"
+    return f"{self.value / self.chance:.1f}"
+
+  def _format(self, value: float, more: int = 0) -> str:
+    if self.unit == "share":
+      return f"{value:.{1 + more}%}"
+    return f"{value:#.{3 + more}g}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,6 +153,30 @@ def score(name: str, hits: Bool[np.ndarray, " N"], chance: float) -> Score:
   lo, hi = wilson(int(hits.sum()), n)
   return Score(
       name=name, value=float(hits.mean()), lo=lo, hi=hi, chance=chance, n=n
+  )
+
+
+def mean(name: str, losses: Float[np.ndarray, " N"], chance: float) -> Score:
+  """Returns the mean of examples' losses, with its interval.
+
+  The interval is the normal approximation, mean +- 1.96 standard errors, as if
+  the losses were independent. With one example it has no width.
+
+  Args:
+    name: name of the score in metrics.
+    losses: loss of each example, in nats; N >= 1.
+    chance: loss of a model that cannot tell the examples apart.
+  """
+  n, value = len(losses), float(losses.mean())
+  error = float(losses.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+  return Score(
+      name=name,
+      value=value,
+      lo=value - _Z95 * error,
+      hi=value + _Z95 * error,
+      chance=chance,
+      n=n,
+      unit="nats",
   )
 
 

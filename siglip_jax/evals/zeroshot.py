@@ -41,11 +41,13 @@ class Zeroshot:
           f"{self.dataset} needs one label an image; got {len(self.labels)}"
           f" labels and {len(self.source)} images."
       )
-    wrong = [i for i in self.labels if not 0 <= i < classes]
+    wrong = [i for i, x in enumerate(self.labels) if not 0 <= x < classes]
     if wrong:
+      first = f"{self.source.key(wrong[0])} has {self.labels[wrong[0]]}"
       raise UserError(
           f"Labels of {self.dataset} must be in [0, {classes}), the number of"
-          f" class names; got {wrong[0]}. Give the names of all classes."
+          f" class names; {len(wrong)} of {len(self.labels)} are not: {first}."
+          " Give the names of all classes."
       )
     prompts.check(self.templates, self.dataset)
 

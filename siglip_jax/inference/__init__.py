@@ -26,12 +26,14 @@ def load(
     weights: files.AnyPath | None = None,
     tokenizer: files.AnyPath | None = None,
     variant: str | zoo.Variant | None = None,
+    step: int | None = None,
     dtype: str | None = None,
     batch_size: int = 64,
 ) -> SigLIP:
   """Loads a model to encode and classify with, on the local devices.
 
     load("runs/emoji")                                a workdir of this project
+    load("runs/emoji", step=2000)                     an earlier checkpoint
     load("siglip-base-patch16-256")                   a transformers folder
     load("siglip-b16-256", weights="b16.npz", tokenizer="c4.model")
     load("b16.npz", tokenizer="c4.model")             big_vision's weights
@@ -49,6 +51,8 @@ def load(
       where it is published. Images need none.
     variant: released model that the weights must be, or a `zoo.Variant` of your
       own.
+    step: step of the checkpoint of a workdir; by default the newest that can be
+      read. `spec["step"]` of the model says which one that is.
     dtype: type of activations and matmuls, one of `DTYPES`; by default the one
       the model was trained in, which for released weights is float32.
     batch_size: largest number of images or texts to encode at a time.
@@ -67,7 +71,7 @@ def load(
   if weights is not None:
     _refuse(path, "name of a released model", variant=variant)
   released = zoo.get(variant) if isinstance(variant, str) else variant
-  loaded = weights_lib.read(path, weights=weights, variant=released)
+  loaded = weights_lib.read(path, weights=weights, variant=released, step=step)
   if loaded.kind == "workdir":
     _refuse(path, "workdir", tokenizer=tokenizer, variant=variant)
     fits.check_run(loaded)
@@ -81,6 +85,8 @@ def load(
       "text_len": loaded.text_len,
   }
   spec |= loaded.spec or {}
+  if loaded.step is not None:
+    spec["step"] = loaded.step
   if text is not None and text.tokenizer is not None:
     spec["tokenizer_digest"] = text.tokenizer.digest
   model, params = _model(loaded)

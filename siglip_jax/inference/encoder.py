@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +14,13 @@ import numpy as np
 
 from siglip_jax import sharding
 from siglip_jax.data import prefetch
+from siglip_jax.data import sources
 from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.models import two_towers
 from siglip_jax.models.two_towers import TwoTowers
+
+_LOADER = ("num_threads", "num_workers")  # the cache is for epochs
 
 
 class BatchEncoder:
@@ -32,6 +36,8 @@ class BatchEncoder:
     image: preprocessing of images, ending in value_range.
     text: preprocessing of texts, ending in tokenize; None to encode only ids.
     batch_size: number of examples per batch, over all devices.
+    loader: how `encode_source` reads: `num_threads` and `num_workers`, as of
+      `pipeline.eval_batches`. Other keys of config.data's loader are ignored.
     track: wrapper of batches, for a progress bar: called with the batches and
       their number, it returns the batches.
   """
@@ -45,6 +51,7 @@ class BatchEncoder:
       image: Preprocess,
       text: Preprocess | None,
       batch_size: int,
+      loader: Mapping[str, int] | None = None,
       track: Callable[[Iterable, int], Iterable] = lambda batches, _: batches,
   ):
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -55,6 +62,7 @@ class BatchEncoder:
     self._mine = self._processes.index(jax.process_index())
     assert image.value_range is not None, image.spec
     self._params, self._image, self._text = params, image, text
+    self._loader = {k: v for k, v in (loader or {}).items() if k in _LOADER}
     self._track = track
     self._sharding = sharding.batch_sharding(mesh)
     self._encode_image = jax.jit(
@@ -85,26 +93,32 @@ class BatchEncoder:
     )
 
   def encode_source(self, source) -> Float[np.ndarray, "N D"]:
-    """Returns embeddings of a source's images in order, on every process."""
+    """Returns embeddings of a source's images in order, on every process.
+
+    An image that several records share is encoded once.
+    """
     if isinstance(source, Embeddings):
       return source.every()
     # Import Grain only for evaluations: encoding an image need not wait for it.
     from siglip_jax.data import pipeline
 
+    once, rows = sources.distinct_images(source)
     embeddings = []
     batches = pipeline.eval_batches(
-        source,
+        once,
         self._image,
         batch_size=self._batch_size,
         process_index=self._mine,
         process_count=len(self._processes),
+        **self._loader,
     )
-    for batch in self._track(batches, -(-len(source) // self._batch_size)):
+    for batch in self._track(batches, -(-len(once) // self._batch_size)):
       z = self._fetch(
           self._encode_image(self._params, self._put(batch["image"]))
       )
       embeddings.append(z[self._fetch(self._put(batch["mask"]))])
-    return np.concatenate(embeddings)
+    z = np.concatenate(embeddings)
+    return z if rows is None else z[rows]
 
   def encode_images(
       self,

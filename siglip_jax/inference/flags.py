@@ -8,7 +8,7 @@ from siglip_jax.inference.model import SigLIP
 
 
 def define() -> None:
-  """Defines --model, --weights and --tokenizer."""
+  """Defines --model, --weights, --tokenizer and --step."""
   flags.DEFINE_string(
       "model",
       None,
@@ -20,6 +20,17 @@ def define() -> None:
   )
   flags.DEFINE_string(
       "tokenizer", None, "Tokenizer's file, if the model has none."
+  )
+  define_step()
+
+
+def define_step() -> None:
+  """Defines --step."""
+  flags.DEFINE_integer(
+      "step",
+      None,
+      "Step of the checkpoint, if the model is the workdir of a run; by default"
+      " the newest.",
   )
 
 
@@ -36,5 +47,8 @@ def load() -> SigLIP:
         " folder."
     )
   return inference.load(
-      values.model, weights=values.weights, tokenizer=values.tokenizer
+      values.model,
+      weights=values.weights,
+      tokenizer=values.tokenizer,
+      step=values.step,
   )

@@ -30,7 +30,7 @@ class SigLIP:
     params: nested dict with big_vision's names, on the devices of `mesh`.
     mesh: mesh of devices to spread batches over.
     spec: preprocessing and sizes that the model was trained with: `image`,
-      `text`, `image_size`, `text_len`.
+      `text`, `image_size`, `text_len`; of a run also `step`.
     text: preprocessing of texts, or None without a tokenizer.
     batch_size: largest number of images or texts to encode at a time.
   """
@@ -182,11 +182,12 @@ class SigLIP:
     )
 
   def _about(self, input_name: str) -> dict[str, Any]:
-    return {
+    about = {
         "preprocessing": self.spec[input_name],
         "temperature": self._encoder.temperature,
         "bias": self._encoder.bias,
     }
+    return about | {k: self.spec[k] for k in ("step",) if k in self.spec}
 
   def _no_tokenizer(self) -> str:
     # Identify the model only for this message, since that traces it.
@@ -248,7 +249,12 @@ def _opened(image) -> tuple[bytes | Image.Image, str]:
   if isinstance(image, (str, Path)):
     try:
       return Path(image).read_bytes(), str(image)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except IsADirectoryError:
+      raise UserError(
+          f"{image} is a folder, and an image is a file: give the paths of its"
+          f" images, which a shell lists for {image}/*.jpg."
+      ) from None
+    except (FileNotFoundError, NotADirectoryError):
       raise UserError(
           f"There is no image {image}: give the path of one."
       ) from None

@@ -28,10 +28,13 @@ class Part:
     path: path of a workdir, an .npz or a transformers folder; local or remote.
     dont_load: regexes of parameters that keep their initial values; each must
       match a whole name within the part, such as "head/.*".
+    step: step of the checkpoint, if the path is of a workdir; by default the
+      newest that can be read.
   """
 
   path: str
   dont_load: Sequence[str] = ()
+  step: int | None = None
 
 
 def check(section: Mapping) -> None:
@@ -64,16 +67,36 @@ def begin(run: Run, spec: Mapping) -> TrainState:
   if not section:
     return run.init()
   shapes = run.state_shapes.params
-  fitted, notes = read(section, shapes, spec)
+  sources = weights(section)
+  fitted, notes = read(section, shapes, spec, sources)
   if jax.process_index() == 0:
-    paths = {part: options["path"] for part, options in section.items()}
+    paths = {part: source.origin for part, source in sources.items()}
     table.show(paths, shapes, fitted, notes)
   state = run.init()
   return dataclasses.replace(state, params=put(state.params, fitted))
 
 
+def weights(section: Mapping) -> dict[str, weights_lib.Weights]:
+  """Reads the weights that config.init names; returns them by part.
+
+  Parts of the same path and step share them.
+
+  Raises:
+    UserError: weights cannot be read.
+  """
+  parts = {name: Part(**options) for name, options in section.items()}
+  sources = {
+      (path, step): weights_lib.read(path, step=step)
+      for path, step in dict.fromkeys((p.path, p.step) for p in parts.values())
+  }
+  return {name: sources[p.path, p.step] for name, p in parts.items()}
+
+
 def read(
-    section: Mapping, shapes: Mapping, spec: Mapping
+    section: Mapping,
+    shapes: Mapping,
+    spec: Mapping,
+    sources: Mapping[str, weights_lib.Weights] | None = None,
 ) -> tuple[dict[str, fit_lib.Fitted], list[str]]:
   """Reads weights and fits them to the model; leaves none on a device.
 
@@ -81,6 +104,7 @@ def read(
     section: config.init.
     shapes: shapes of the run's parameters, as a nested dict.
     spec: see `begin`.
+    sources: the section's `weights`; read here by default.
 
   Returns:
     Part -> its arrays, and notes on inputs that were prepared differently.
@@ -88,27 +112,23 @@ def read(
   Raises:
     UserError: weights cannot be read or do not fit.
   """
-  parts = {name: Part(**options) for name, options in section.items()}
-  sources = {
-      path: weights_lib.read(path)
-      for path in dict.fromkeys(p.path for p in parts.values())
-  }
+  sources = weights(section) if sources is None else sources
   fitted, notes = {}, []
-  for name, part in parts.items():
-    weights = sources[part.path]
-    _check_has(name, weights.params, part.path)
+  for name, options in section.items():
+    part, source = Part(**options), sources[name]
+    _check_has(name, source.params, part.path)
     _check_has(name, shapes, "the model")
     fitted[name] = fit_lib.fit(
-        _nested(name, weights.params),
+        _nested(name, source.params),
         _nested(name, shapes),
         part.dont_load,
         source=part.path,
         part=name,
     )
     if name == "txt" and "Embed_0/embedding" in fitted[name].arrays:
-      _check_tokenizer(weights, spec, part.path)
-      notes += _note_on_tokenizer(weights, spec, part.path)
-    notes += _notes(name, weights, spec, part.path)
+      _check_tokenizer(source, spec, part.path)
+      notes += _note_on_tokenizer(source, spec, part.path)
+    notes += _notes(name, source, spec, part.path)
   return fitted, notes
 
 

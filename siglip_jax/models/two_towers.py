@@ -97,6 +97,23 @@ class TwoTowers:
     return {name: getattr(tower, name) for name in names.split()}
 
   @property
+  def arithmetic(self) -> dict[str, dict[str, Any]]:
+    """The settings that decide what both towers compute, but not how.
+
+    Without the types, since a trained model may be used in another one.
+    """
+    towers = {"image": self._image_tower(), "text": self._text_tower()}
+    how = "scan remat dtype attention parent name".split()
+    return {
+        tower: {
+            f.name: getattr(module, f.name)
+            for f in dataclasses.fields(module)
+            if f.name not in how
+        }
+        for tower, module in towers.items()
+    }
+
+  @property
   def image_dim(self) -> int:
     """The width of an image embedding, D."""
     sizes = self.image_sizes

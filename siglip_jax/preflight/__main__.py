@@ -19,6 +19,7 @@ from siglip_jax.multihost import join
 from siglip_jax.multihost.messages import Peers
 from siglip_jax.multihost.phases import Phases
 from siglip_jax.multihost.watchdog import Watchdog
+from siglip_jax.preflight import captions
 from siglip_jax.preflight.prepare import prepare
 
 _SECONDS = 600.0  # least time limit for all checks together
@@ -32,7 +33,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs the checks, and prints each worker's facts."""
+  """Runs the checks, and prints statistics and each worker's facts."""
   del argv
   config = cli.config()
   workdir = flags.FLAGS.workdir
@@ -55,11 +56,13 @@ def _prepare_and_print(
 ) -> int:
   prepared = prepare(config, folder, peers)
   if prepared.main:
+    captions.report(captions.look(config, prepared.source, prepared.pp.train))
     facts = prepared.facts
     for i, f in enumerate(facts):
       print(
           f"worker {i} ({f['host']}): code {f['code']}, config {f['config']},"
-          f" {f['examples']} examples, {f['free'] / 2**30:.1f} GiB free"
+          f" data {f['data']}, {f['examples']} examples,"
+          f" {f['free'] / 2**30:.1f} GiB free"
       )
     devices = prepared.run.mesh.size
     print(f"{len(facts)} of {len(facts)} ready, {devices} devices.")

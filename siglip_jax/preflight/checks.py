@@ -5,7 +5,9 @@ the workdir? Does the workdir have room? Errors name the worker at fault.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import hashlib
 import json
 import math
@@ -19,11 +21,13 @@ from typing import Any
 import jax
 import ml_collections
 
-from siglip_jax.data.images import ImageError
+from siglip_jax.data import sources
 from siglip_jax.data.sources import Source
 from siglip_jax.errors import UserError
+from siglip_jax.evals.scores import Evaluator
 from siglip_jax.multihost.messages import Peers
 from siglip_jax.run import Run
+from siglip_jax.weights.workdirs import kept_steps
 
 _SECONDS = 120.0  # time limit for the slowest process to answer
 _TOKEN_SECONDS = 10.0  # network file systems cache folders for a while
@@ -35,7 +39,10 @@ def check(
     workdir: Path,
     peers: Peers,
     *,
+    evaluators: Mapping[str, Evaluator],
     tokenizer_digest: str,
+    saves: bool = True,
+    evaluates: bool = True,
 ) -> list[dict[str, Any]]:
   """Runs all checks, and returns the facts of each process, by index.
 
@@ -44,7 +51,10 @@ def check(
     source: the training data.
     workdir: the run's folder, which exists and can be written to.
     peers: all processes.
+    evaluators: name -> evaluator.
     tokenizer_digest: digest of this process's tokenizer file.
+    saves: whether the run will save checkpoints, which need room.
+    evaluates: whether the run will evaluate while it trains.
 
   Raises:
     UserError: a check failed; the message says which, and on which worker.
@@ -52,13 +62,18 @@ def check(
   """
   facts = peers.gather(
       "preflight",
-      _facts(run.config, source, workdir) | {"tokenizer": tokenizer_digest},
+      _facts(run.config, source, workdir)
+      | {"tokenizer": tokenizer_digest, "evaluates": evaluates}
+      | {_field(name): eval_digest(e) for name, e in evaluators.items()},
       seconds=_SECONDS,
   )
   for key, rule in _EQUAL.items():
     _check_equal(key, rule, facts)
+  for name in evaluators:
+    _check_equal(_field(name), _EQUAL_EVALS.format(_field(name)), facts)
   _check_shared(workdir, peers, facts)
-  _check_room(run, facts)
+  if saves:
+    _check_room(run, facts)
   return facts
 
 
@@ -72,21 +87,38 @@ _EQUAL = {
         " (digest)"
     ),
     "examples": "All workers must see the same training data (examples)",
+    "data": (
+        "All workers must see the same training data; copy them to all of them"
+        " again (digest of keys and texts)"
+    ),
+    "evaluates": (
+        "All workers must evaluate, or none; give --noevaluate to all or none"
+        " (whether they do)"
+    ),
     "tokenizer": (
         "All workers must see the same tokenizer; copy its file again (digest)"
     ),
 }
+_EQUAL_EVALS = (
+    "All workers must see the same data for {}; copy them to all of them again"
+    " (digest of keys, texts and labels)"
+)
+
+
+def _field(name: str) -> str:
+  """Returns the field of an evaluator, which also is its key in the facts."""
+  return f"config.evals.{name}"
 
 
 def _facts(config, source: Source, workdir: Path) -> dict[str, Any]:
   _check_readable(source)
-  saved = [p for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
   return {
       "host": socket.gethostname(),
       "code": code_digest(),
       "config": config_digest(config),
       "examples": len(source),
-      "saved": len(saved),
+      "data": sources.digest(source),
+      "saved": len(kept_steps(workdir)),
       "free": shutil.disk_usage(workdir).free,
   }
 
@@ -106,15 +138,28 @@ def config_digest(config: ml_collections.ConfigDict) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def eval_digest(evaluator: Evaluator) -> str:
+  """Returns a digest of an evaluator's source, texts and labels."""
+  digest = hashlib.sha256(sources.digest(evaluator.source).encode())
+  if dataclasses.is_dataclass(evaluator):
+    for field in dataclasses.fields(evaluator):
+      value = getattr(evaluator, field.name)
+      try:
+        digest.update(json.dumps([field.name, value]).encode())
+      except TypeError:
+        pass  # the source, or something else that is not data
+  return digest.hexdigest()[:12]
+
+
 def _check_readable(source: Source) -> None:
   if not len(source):
     raise UserError("The data are empty: there is nothing to read.")
   try:
     source[0]
-  except (OSError, ImageError) as e:
+  except (OSError, ValueError) as e:  # also of damaged texts and images
     raise UserError(
         f"The training data must be readable: {source.key(0)}, the first"
-        f" example, is not ({e})."
+        f" example, is not ({str(e).rstrip('.')})."
     ) from None
 
 

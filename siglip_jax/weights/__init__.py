@@ -46,7 +46,8 @@ class Weights:
     tokenizer_digest: sha256 of the tokenizer that the model was trained with.
     checked: released model that the parameters were checked to be.
     naflex: whether this is a Siglip2Model; no model in `zoo` is one.
-    spec: what the checkpoint of a workdir says of its inputs.
+    spec: what the checkpoint of a workdir says of its model and inputs.
+    step: step of the checkpoint of a workdir.
     problem: why `model` of a workdir is unknown, for whoever needs it.
   """
 
@@ -63,6 +64,7 @@ class Weights:
   checked: zoo.Variant | None = None
   naflex: bool = False
   spec: Mapping[str, Any] | None = None
+  step: int | None = None
   problem: str | None = None
 
   @functools.cached_property
@@ -74,6 +76,12 @@ class Weights:
     if self.checked is not None or self.naflex:
       return self.checked
     return zoo.identify(self.params)
+
+  @property
+  def origin(self) -> str:
+    """The path and, of a workdir, the step."""
+    at = "" if self.step is None else f" at step {self.step}"
+    return f"{self.path}{at}"
 
   def as_released(self, convention: str) -> "Weights":
     """Returns the weights, completed if they are a released model's .npz.
@@ -100,6 +108,7 @@ def read(
     *,
     weights: files.AnyPath | None = None,
     variant: zoo.Variant | None = None,
+    step: int | None = None,
 ) -> Weights:
   """Reads a workdir, an .npz of big_vision or AugReg, or a transformers folder.
 
@@ -108,10 +117,12 @@ def read(
       `weights`, the name of a released model.
     weights: file or folder of the released model named `path`.
     variant: released model that the weights must be.
+    step: step of the checkpoint of a workdir; by default the newest that can be
+      read.
 
   Raises:
-    UserError: nothing is at the path, its format is unknown, it is damaged, or
-      it is not the released model that it must be.
+    UserError: nothing is at the path, its format is unknown, it is damaged, it
+      is not the released model that it must be, or it has no such step.
   """
   if weights is not None:
     if os.fspath(path) not in zoo.names():
@@ -120,13 +131,13 @@ def read(
           f" checked to be; got {os.fspath(path)!r}, {_hint(path)}"
       )
     variant, path = zoo.get(os.fspath(path)), weights
-  with places.local(path) as local_path:
+  with places.local(path, step) as local_path:
     with files.reaching(path):
       exists = local_path.exists()
     if not exists:
       raise _nothing_at(path)
     try:
-      fields = _fields(local_path, path, variant)
+      fields = _fields(local_path, path, variant, step)
     except UserError as e:  # names the path that was asked for, not its copy
       message = str(e).replace(os.fspath(local_path), os.fspath(path))
       raise UserError(message) from None
@@ -138,15 +149,25 @@ def read(
 
 
 def _fields(
-    local_path: Path, path: files.AnyPath, variant: zoo.Variant | None
+    local_path: Path,
+    path: files.AnyPath,
+    variant: zoo.Variant | None,
+    step: int | None,
 ) -> dict[str, Any]:
   """Reads whatever there is, into keyword arguments of `Weights`."""
-  if local_path.is_file():
+  is_file, is_folder = local_path.is_file(), transformers.is_folder(local_path)
+  if step is not None and (is_file or is_folder):
+    kind = "a file" if is_file else "a transformers folder"
+    raise UserError(
+        f"{path} is {kind}, and only the workdir of a run has steps; got"
+        f" step={step}. Leave it out."
+    )
+  if is_file:
     return _npz(local_path)
-  if transformers.is_folder(local_path):
+  if is_folder:
     return _folder(local_path, variant)
   if workdir_lib.is_workdir(local_path):
-    return _workdir(local_path)
+    return _workdir(local_path, step)
   raise UserError(
       f"{path} holds no weights that are known: expected checkpoints (of a"
       " run) or config.json with model.safetensors (of transformers)."
@@ -206,7 +227,7 @@ def _folder(path: Path, variant: zoo.Variant | None) -> dict[str, Any]:
   }
 
 
-def _workdir(path: Path) -> dict[str, Any]:
+def _workdir(path: Path, step: int | None) -> dict[str, Any]:
   """Reads a workdir, with the image tower that a run on embeddings keeps."""
   # Only runs need Orbax, which takes longer to import than other weights take
   # to be read.
@@ -218,11 +239,16 @@ def _workdir(path: Path) -> dict[str, Any]:
     config = workdir_lib.read_config(path)
   except UserError as e:
     problem = str(e)
-  try:
-    params, spec = workdirs.read_params(path)
-  except UserError as e:
-    raise UserError(problem or str(e)) from None
+  if problem and not workdirs.kept_steps(path):
+    raise UserError(problem)
+  params, spec, step = workdirs.read_params(path, step)
   model = None if config is None else config.model.to_dict()
+  sizes = {k: config and config[k] for k in ("image_size", "text_len")}
+  # A later start may have written another config, so a checkpoint that says
+  # what its model is comes first. Those of earlier versions do not say.
+  if "model" in spec:
+    model, problem = dict(spec["model"]), None
+    sizes = {k: spec[k] for k in sizes}
   if "img" not in params and (path / embeddings.TOWER).is_file():
     scan = bool(model and model.get("scan"))
     params |= tower_file.kept(path, spec["tower_digest"], scan)
@@ -232,12 +258,12 @@ def _workdir(path: Path) -> dict[str, Any]:
       "kind": "workdir",
       "params": params,
       "model": model,
-      "image_size": config and config.image_size,
-      "text_len": config and config.text_len,
+      **sizes,
       "image": spec["image"],
       "text": spec["text"],
       "tokenizer": workdir_lib.tokenizer_path(path, digest).name,
       "tokenizer_digest": digest,
       "spec": spec,
+      "step": step,
       "problem": problem,
   }

@@ -86,8 +86,8 @@ def check_run(weights: Weights) -> None:
   shapes = model.shapes((side, side, 3), length)
   if _shapes(weights.params) != _shapes(shapes):
     raise UserError(
-        f"The newest checkpoint of {weights.path} is not of the model in its"
-        " config.json. The command that trained the run writes it again."
+        f"Checkpoint {weights.step} of {weights.path} is not of the model in"
+        " its config.json. The command that trained the run writes it again."
     )
 
 

@@ -13,31 +13,51 @@ import orbax.checkpoint as ocp
 
 from siglip_jax.errors import UserError
 from siglip_jax.weights import checksums
+from siglip_jax.weights import places
 
 
-def read_params(workdir: str | Path) -> tuple[dict, dict]:
-  """Returns the parameters and the spec of the newest readable checkpoint.
+def kept_steps(workdir: str | Path) -> list[int]:
+  """Returns the steps of a workdir's whole checkpoints, oldest first."""
+  # Orbax gives a folder its name once all of the checkpoint is written.
+  folders = (Path(workdir) / "checkpoints").glob("*")
+  names = [p.name for p in folders if p.is_dir()]
+  return sorted(int(name) for name in names if places.is_step(name))
+
+
+def read_params(
+    workdir: str | Path, step: int | None = None
+) -> tuple[dict, dict, int]:
+  """Returns the parameters, the spec and the step of a checkpoint.
 
   The parameters are NumPy arrays of the types that were saved: a frozen tower
   may be bfloat16. The workdir is not changed, and the model need not be known.
 
+  Args:
+    workdir: folder of a run.
+    step: step of the checkpoint; by default the newest that can be read.
+
   Raises:
-    UserError: there is no checkpoint, or none can be read.
+    UserError: there is no such checkpoint, or it cannot be read.
   """
-  folder = Path(workdir).absolute() / "checkpoints"
-  steps = [p for p in folder.glob("*") if p.name.isdigit() and p.is_dir()]
+  folder, steps = Path(workdir).absolute() / "checkpoints", kept_steps(workdir)
+  if not steps:
+    raise UserError(f"There is no checkpoint in {folder}: train first.")
+  if step is not None and step not in steps:
+    raise places.not_kept(step, steps, folder)
   reasons = {}
-  for step in sorted(steps, key=lambda p: int(p.name), reverse=True):
+  for candidate in reversed(steps) if step is None else [step]:
     try:
-      return _read_params(step)
+      return *_read_params(folder / str(candidate)), candidate
     # Orbax does not wrap errors of its parts: OSError, KeyError, ...
     except Exception as e:  # pylint: disable=broad-except
-      reasons[step.name] = f"{type(e).__name__}: {first_line(e)}"
-      logging.warning("%s is unreadable: %s", step, reasons[step.name])
-  if not reasons:
-    raise UserError(f"There is no checkpoint in {folder}: train first.")
+      reasons[candidate] = f"{type(e).__name__}: {first_line(e)}"
+      logging.warning(
+          "%s is unreadable: %s", folder / str(candidate), reasons[candidate]
+      )
   listed = "; ".join(f"step {s}: {r}" for s, r in reasons.items())
-  raise UserError(f"No checkpoint in {folder} can be read ({listed}).")
+  which = "No checkpoint" if step is None else f"Checkpoint {step}"
+  can = "can" if step is None else "cannot"
+  raise UserError(f"{which} in {folder} {can} be read ({listed}).")
 
 
 def _read_params(step: Path) -> tuple[dict, dict]:

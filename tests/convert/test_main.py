@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors
+import specs
 
 import siglip_jax
 from siglip_jax import tree
@@ -16,6 +17,7 @@ from siglip_jax.weights import big_vision
 from siglip_jax.weights import hf_tokenizer
 from siglip_jax.weights import layouts
 from siglip_jax.weights import transformers
+from siglip_jax.weights import workdirs
 
 DATA = Path("tests/fixtures").absolute()
 TINY, FOLDER = DATA / "big_vision_tiny.npz", DATA / "hf_siglip_tiny"
@@ -251,6 +253,8 @@ def test_a_run_that_is_not_whole_is_not_converted(
     command, trained, tmp_path, to
 ):
   run = shutil.copytree(trained, tmp_path / "run")
+  for step in workdirs.kept_steps(run):
+    specs.forget_model(run, step)
   config = json.loads((run / "config.json").read_text())
   for changed, match in (
       (config | {"text_len": 9}, "is not of the model in its config.json"),
@@ -263,3 +267,17 @@ def test_a_run_that_is_not_whole_is_not_converted(
     (run / "config.json").write_text(json.dumps(changed))
     message = command.refuse(MODULE, run, tmp_path / "x", f"--to={to}")
     assert match in message and not (tmp_path / "x").exists()
+
+
+def test_an_earlier_step_of_a_run_is_converted_and_named(
+    command, trained, tmp_path
+):
+  npz, to = tmp_path / "x.npz", "--to=big_vision"
+  step = workdirs.kept_steps(trained)[0]
+  done = command.run(MODULE, trained, npz, to, f"--step={step}", status=0)
+  assert done.out == f"{npz}: big_vision, from {trained} at step {step}\n"
+  assert same(big_vision.read(npz), workdirs.read_params(trained, step)[0])
+  before = npz.read_bytes()
+  for source, match in ((trained, "of step 7 in"), (TINY, "npz is a file")):
+    said = command.refuse(MODULE, source, npz, to, "--step=7", "--force")
+    assert match in said and npz.read_bytes() == before

@@ -146,3 +146,42 @@ def test_what_is_damaged_or_another_thing_is_named(folder, spoil, match):
   spoil(folder)
   with pytest.raises(UserError, match=match):
     embeddings.Embeddings(folder, "train")
+
+
+def test_values_and_a_digest_need_no_embeddings(folder, monkeypatch):
+  source = embeddings.Embeddings(folder)
+  monkeypatch.setattr(embeddings, "_CHUNK", 3)
+  monkeypatch.delattr(embeddings.Embeddings, "__getitem__")
+  assert source.values("label") == KEYS
+  assert source.values("text") == ["日本 ☂"] * 4
+  assert source.values("image") is None
+  first = source.digest()
+  assert first == embeddings.Embeddings(folder).digest()
+  change(folder, tower_digest="1" * 64)
+  assert embeddings.Embeddings(folder).digest() != first
+
+
+def test_lists_of_texts_are_kept(tmp_path):
+  rest = embeddings.pack_rest({"captions": ["a", "é"], "boxes": [1, 2]})
+  path = embeddings.shard_paths(tmp_path, 1)[0]
+  embeddings.write_shard(path, [embeddings.pack(0, Z[0], rest)])
+  embeddings.write_json(
+      tmp_path / embeddings.MANIFEST, MANIFEST | {"counts": [1]}
+  )
+  source = embeddings.Embeddings(tmp_path)
+  assert source[0].keys() == {"captions", "image"}
+  assert source.values("captions") == [["a", "é"]]
+
+
+def test_embeddings_of_one_image_know_it(folder, tmp_path):
+  assert list(sources.image_ids(embeddings.Embeddings(folder))) == [0, 1, 2, 3]
+  records = [
+      embeddings.pack(i, Z[i], embeddings.pack_rest({"image_id": i // 2}))
+      for i in range(4)
+  ]
+  embeddings.write_shard(embeddings.shard_paths(tmp_path, 1)[0], records)
+  embeddings.write_json(
+      tmp_path / embeddings.MANIFEST, MANIFEST | {"counts": [4]}
+  )
+  shared = embeddings.Embeddings(tmp_path)
+  assert list(sources.image_ids(shared)) == [0, 0, 1, 1]

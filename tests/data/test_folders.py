@@ -8,6 +8,7 @@ import pytest
 
 from siglip_jax.data import folders
 from siglip_jax.data import pipeline
+from siglip_jax.data import sources
 from siglip_jax.data.images import ImageError
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.errors import UserError
@@ -169,3 +170,72 @@ def test_bad_folders_say_what_is_wrong(tmp_path):
   error("line 1 must be")
   with pytest.raises(UserError, match="no folder"):
     folders.folder_source(tmp_path / "none")
+
+
+def test_texts_and_a_digest_open_no_file(tmp_path, monkeypatch):
+  folder = fakes.captioned_folder(tmp_path, 48)
+  source = folders.folder_source(folder, "train")
+  expected = [source[i]["text"] for i in range(len(source))]
+
+  def refuse(*args, **kwargs):
+    raise AssertionError(f"opens {args}")
+
+  for owner, name in ((folders.Path, "read_bytes"), (os, "stat")):
+    monkeypatch.setattr(owner, name, refuse)
+  monkeypatch.setattr("builtins.open", refuse)
+  assert sources.values(source, "text") == expected
+  assert len(sources.digest(source)) == 12
+
+
+def test_a_digest_is_of_paths_and_texts_in_order(tmp_path):
+  same, *others = (
+      folders.FolderSource(tmp_path, entries).digest()
+      for entries in (
+          (("a", "xy"), ("b", "z")),
+          (("a", "xy"), ("a", "z")),
+          (("a", "xz"), ("b", "z")),
+          (("ax", "y"), ("b", "z")),
+          (("b", "z"), ("a", "xy")),
+      )
+  )
+  entries = [("a", "xy"), ("b", "z")]
+  assert folders.FolderSource(tmp_path / "copy", entries).digest() == same
+  assert len({same, *others}) == 5
+
+
+def test_lines_with_the_same_image_share_it(tmp_path):
+  names = ("a.png", "./b.png", "s/../a.png", "b.png", "s//c.png", "s/c.png")
+  (tmp_path / "s").mkdir()
+  lines = [json.dumps({"image": n, "text": "x"}) for n in names]
+  images = ("a.png", "b.png", "s/c.png")
+  source = folders.folder_source(
+      folder_of(tmp_path, "\n".join(lines).encode(), images)
+  )
+  ids = sources.image_ids(source)
+  assert [ids.index(i) for i in ids] == [0, 1, 0, 1, 4, 4]
+
+
+def test_many_texts_are_read_in_order(tmp_path, monkeypatch):
+  monkeypatch.setattr(folders, "_CHUNK", 7)
+  source = folders.folder_source(fakes.captioned_folder(tmp_path, 48))
+  texts = [
+      (tmp_path / p).with_suffix(".txt").read_text() for p, _ in source.entries
+  ]
+  assert sources.values(source, "text") == texts
+
+
+@pytest.mark.parametrize(
+    "path, match",
+    [
+        ("s3://bucket/images", "got s3://bucket/images. Mount the bucket"),
+        ("", "no folder"),
+        (__file__, "is a file: give the folder"),
+        (f"{__file__}/a", "no folder"),
+        ("~nobody-at-all/images", "no folder"),
+        ("a\0b", "cannot be read: embedded null byte"),
+        ("x" * 5000, "cannot be read: File name too long"),
+    ],
+)
+def test_paths_that_are_not_folders_say_what_to_give(path, match):
+  with pytest.raises(UserError, match=match):
+    folders.folder_source(path)

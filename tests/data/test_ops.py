@@ -192,6 +192,7 @@ def test_operations_repeat_for_a_seed_and_leave_their_input(name):
       "inception_crop": 4,
       "copy": ("text", "b"),
       "choice": ("text",),
+      "pick": ("text",),
       "keep": ("text",),
   }.get(name, ())
   arguments = arguments if isinstance(arguments, tuple) else (arguments,)
@@ -203,3 +204,35 @@ def test_operations_repeat_for_a_seed_and_leave_their_input(name):
   for key in first:
     np.testing.assert_array_equal(first[key], again[key])
   np.testing.assert_array_equal(x, fakes.ramp(8, 8))
+
+
+def test_pick_takes_each_of_a_list_and_a_text_as_it_is():
+  values = ["a", "b"], ("a", "b"), np.array(["a", "b"]), [b"a", b"b"]
+  for value in values:
+    got = {run("pick('x')", seed, x=value)["text"] for seed in range(20)}
+    assert got == {"a", "b"}
+  assert run("pick('x', outkey='y')", x="a") == {"x": "a", "y": "a"}
+
+
+@pytest.mark.parametrize(
+    "value, match",
+    [
+        (3, "'x' is an int: got 3"),
+        (None, "'x' is a NoneType"),
+        ([], "'x' is empty"),
+        ([3], "'x' has an int: got 3"),
+        ([b"\xe9"], "pick cannot be applied, UnicodeDecodeError"),
+    ],
+)
+def test_pick_refuses_what_is_not_a_list_of_texts(value, match):
+  with pytest.raises(UserError, match=match):
+    run("pick('x')", x=value)
+
+
+@pytest.mark.parametrize("name", ["lower", "strip_punctuation"])
+def test_operations_on_a_text_name_what_they_got_instead(name):
+  match = f"{name} cannot be applied to a list: got .'A', 'B'.. Pick one"
+  with pytest.raises(UserError, match=match):
+    run(name, text=["A", "B"])
+  with pytest.raises(UserError, match=f"{name} .* an int: got 3. Put copy"):
+    run(name, text=3)

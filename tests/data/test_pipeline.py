@@ -1,5 +1,7 @@
 """Batches: the same on any number of threads, workers and processes."""
 
+import pickle
+
 from absl import flags
 import fakes
 import numpy as np
@@ -232,3 +234,96 @@ def test_evaluation_replaces_nothing():
     evaluate(numbered([2]))
   with pytest.raises(UserError, match="empty"):
     evaluate(numbered(n=0))
+
+
+def test_evaluation_reads_as_the_run_does(monkeypatch):
+  read = []
+  iterate = pipeline.iterate
+
+  def spy(batches, num_threads, num_workers=0):
+    read.append((num_threads, num_workers))
+    pickle.loads(pickle.dumps(batches))  # reaches a loader worker
+    return iterate(batches, num_threads)
+
+  monkeypatch.setattr(pipeline, "iterate", spy)
+  got = evaluate(numbered(), num_threads=5, num_workers=3)
+  assert read == [(5, 3)]
+  assert_same(got[0], evaluate(numbered())[0])
+
+
+@pytest.mark.parametrize("threads", [1, 16])
+def test_each_thread_has_a_place_in_the_buffer(threads, monkeypatch):
+  made = []
+  options = pipeline.grain.ReadOptions
+
+  def spy(**kwargs):
+    made.append(kwargs)
+    return options(**kwargs)
+
+  monkeypatch.setattr(pipeline.grain, "ReadOptions", spy)
+  batches(num_threads=threads, total_steps=1)
+  assert made[0]["num_threads"] == threads
+  assert made[0]["prefetch_buffer_size"] >= threads
+
+
+def stream(count, **options):
+  """The examples of a run in order, from the batches of all processes."""
+  parts = [
+      batches(process_index=i, process_count=count, **options)
+      for i in range(count)
+  ]
+  shares = [share for step in zip(*parts, strict=True) for share in step]
+  return {k: np.concatenate([s[k] for s in shares]) for k in shares[0]}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("bad", [(), (3, 7)])
+def test_a_run_goes_on_at_the_same_example_with_another_batch_size(count, bad):
+  source = numbered(bad)
+  whole = stream(1, source=source, total_steps=14)  # 56 of 13
+  before = stream(count, source=source, total_steps=6)
+  after = stream(
+      count,
+      source=source,
+      batch_size=8,
+      start_step=6,
+      start_example=24,
+      total_steps=10,
+  )
+  joined = {k: np.concatenate([before[k], after[k]]) for k in whole}
+  assert_same([joined], [whole])
+
+
+def test_a_position_within_a_batch_is_kept():
+  whole = stream(1, total_steps=3)
+  rest = stream(1, start_step=50, start_example=5, total_steps=51)
+  assert_same([rest], [{k: v[5:9] for k, v in whole.items()}])
+
+
+def test_what_preprocessing_refuses_is_named_by_record():
+  texts = [{"image": fakes.png((i, 0, 0), 4), "text": ["a"]} for i in range(3)]
+  source = fakes.ListSource(texts)
+  with pytest.raises(
+      UserError, match="^record .: lower cannot be applied to a"
+  ):
+    batches(source, "decode|lower")
+  with pytest.raises(UserError, match="^record 0: A crop of 9 pixels"):
+    list(
+        pipeline.eval_batches(
+            source, Preprocess("decode|central_crop(9)"), batch_size=1
+        )
+    )
+
+
+def test_files_that_cannot_be_opened_are_replaced_or_named(monkeypatch):
+  class Torn(fakes.ListSource):
+
+    def __getitem__(self, index):
+      if index == 2:
+        raise OSError(5, "Input/output error")
+      return super().__getitem__(index)
+
+  source = Torn([{"image": fakes.png((i, 0, 0), 4)} for i in range(4)])
+  assert 2 in batches(source, "decode", total_steps=1)[0]["replaced"]
+  with pytest.raises(UserError, match="record 2 cannot be read: .*Input/outp"):
+    evaluate(source)

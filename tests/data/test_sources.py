@@ -1,112 +1,34 @@
-"""TFDS data sets as records by number; which source is asked for."""
-
-import io
-import pickle
-import shutil
+"""Sources: which one is asked for, and what their records hold in common."""
 
 import fakes
+import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
+from siglip_jax.data import opening
 from siglip_jax.data import sources
+from siglip_jax.data.images import ImageError
 from siglip_jax.errors import UserError
 
-PIXEL = fakes.png((1, 2, 3), 4)
+
+class Shy(fakes.ListSource):
+  """A source with a record that cannot be read, and images in common."""
+
+  def __init__(self, records, bad=None):
+    super().__init__(records)
+    self._bad = bad
+
+  def __getitem__(self, index):
+    if index == self._bad:
+      raise ImageError("it is torn")
+    return super().__getitem__(index)
+
+  def image_ids(self):
+    return [record["file"] for record in self._records]
 
 
-class SourcesPets(tfds.core.GeneratorBasedBuilder):
-  VERSION = tfds.core.Version("1.2.0")
-
-  def _info(self):
-    image = tfds.features.Image(shape=(4, 4, 3), encoding_format="png")
-    return tfds.core.DatasetInfo(
-        builder=self,
-        features=tfds.features.FeaturesDict(
-            {
-                "image": image,
-                "mask": image,
-                "label": tfds.features.ClassLabel(num_classes=10),
-                "names": {"en": tfds.features.Text()},
-            }
-        ),
-    )
-
-  def _split_generators(self, dl_manager):
-    return {"train": self._generate_examples()}
-
-  def _generate_examples(self):
-    for i in range(10):
-      yield i, {
-          "image": io.BytesIO(fakes.png((i, 0, 0), 4)),
-          "mask": io.BytesIO(PIXEL),
-          "label": i,
-          "names": {"en": f"café {i}"},
-      }
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-  data_dir = tmp_path_factory.mktemp("tfds")
-  tfds.disable_progress_bar()
-  builder = SourcesPets(data_dir=data_dir, file_format="array_record")
-  builder.download_and_prepare()
-  return data_dir
-
-
-@pytest.fixture
-def data_dir(prepared, tmp_path):
-  return shutil.copytree(prepared, tmp_path / "data")
-
-
-def pets(data_dir, split="train"):
-  return sources.make(name="sources_pets", split=split, data_dir=data_dir)
-
-
-def test_tfds_records_are_flat_with_images_encoded(prepared):
-  source = pets(prepared)
-  for i in range(len(source)):
-    record = source[i]
-    label = record["label"]
-    assert record["image"] == fakes.png((label, 0, 0), 4)
-    assert record["mask"] == PIXEL
-    assert record["names/en"] == f"café {label}"
-    assert set(record) == {"image", "mask", "label", "names/en"}
-
-
-def test_parts_of_a_tfds_split_share_nothing(prepared):
-  parts = [pets(prepared, s) for s in ("train[:80%]", "train[80%:]")]
-  labels = [{s[i]["label"] for i in range(len(s))} for s in parts]
-  assert [len(x) for x in labels] == [8, 2]
-  assert labels[0] | labels[1] == set(range(10))
-
-
-def test_a_tfds_source_reaches_a_worker_whole(prepared):
-  source = pets(prepared, "train[2:4]")
-  again = pickle.loads(pickle.dumps(source))
-  assert again[1] == source[1] and len(again) == 2
-  assert again.key(1) == "sources_pets/train[2:4][1]"
-
-
-def test_the_newest_finished_version_is_read(data_dir):
-  folder = data_dir / "sources_pets"
-  for name in ("1.10.0", "incomplete.AB_2.0.0", "3.0.0.old"):
-    shutil.copytree(folder / "1.2.0", folder / name)
-  assert pets(data_dir).folder == str(folder / "1.10.0")
-
-
-@pytest.mark.parametrize("split", ["test", "train[:x]", "train[20:]"])
-def test_splits_that_are_not_there_are_named_with_those_that_are(
-    prepared, split
-):
-  with pytest.raises(UserError, match=r"no split .*it has train\."):
-    pets(prepared, split)
-
-
-def test_data_prepared_without_random_access_say_how_to_prepare(data_dir):
-  info = data_dir / "sources_pets" / "1.2.0" / "dataset_info.json"
-  info.write_text(info.read_text().replace("array_record", "tfrecord"))
-  with pytest.raises(UserError, match="file_format='array_record'"):
-    pets(data_dir)
+RECORDS = [
+    {"file": f, "text": f"text {i}", "n": i} for i, f in enumerate("abacb")
+]
 
 
 def test_missing_data_sets_are_named_by_path(tmp_path):
@@ -120,3 +42,69 @@ def test_missing_data_sets_are_named_by_path(tmp_path):
 def test_data_come_from_one_place(both):
   with pytest.raises(UserError, match="exactly one|either `name`"):
     sources.make(split="train", **both)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(path="s3://bucket/images"),
+        dict(name="coco", data_dir="gs://bucket/tfds"),
+        dict(embeddings="hf://datasets/me/mine"),
+    ],
+)
+def test_urls_say_to_mount_or_copy(arguments):
+  with pytest.raises(UserError, match="://.*. Mount the bucket, or copy"):
+    sources.make(split="train", **arguments)
+
+
+def test_values_of_a_source_that_has_only_records(monkeypatch):
+  monkeypatch.setattr(sources, "_CHUNK", 2)
+  assert sources.values(fakes.ListSource(RECORDS), "n") == [0, 1, 2, 3, 4]
+  assert sources.values(fakes.ListSource([]), "n") == []
+
+
+def test_values_that_are_not_there_are_named():
+  with pytest.raises(
+      sources.BadValue,
+      match="'m' must be in every record; record 0 has file, t",
+  ):
+    sources.values(fakes.ListSource(RECORDS), "m")
+  with pytest.raises(UserError, match="record 3 cannot be read: it is torn"):
+    sources.values(Shy(RECORDS, bad=3), "n")
+
+
+def test_reading_many_records_shows_its_progress(monkeypatch, capsys):
+  now = iter(range(0, 100, 3))
+  monkeypatch.setattr(opening.time, "monotonic", lambda: next(now))
+  sources.values(fakes.ListSource(RECORDS), "n")
+  assert "Reading 'n', records: 5" in capsys.readouterr().err
+
+
+def test_captions_are_a_text_or_several():
+  values = ["a", ["b", "c"], ("d",)]
+  source = fakes.ListSource([{"text": v} for v in values])
+  assert sources.captions(source, "text") == ["a", ("b", "c"), ("d",)]
+
+
+@pytest.mark.parametrize(
+    "value", [3, 2.5, True, None, b"x", [], ["a", 3], np.zeros(2), [["a"]]]
+)
+def test_captions_of_other_kinds_are_refused_by_name(value):
+  source = fakes.ListSource([{"text": "a"}, {"text": value}])
+  with pytest.raises(sources.BadValue, match="'text' must be .*; record 1 has"):
+    sources.captions(source, "text")
+
+
+def test_records_that_share_an_image_are_one_image():
+  source = Shy(RECORDS)
+  once, rows = sources.distinct_images(source)
+  assert [once[i]["file"] for i in range(len(once))] == ["a", "b", "c"]
+  assert once.key(2) == "record 3"
+  assert rows.tolist() == [0, 1, 0, 2, 1]
+  plain = fakes.ListSource(RECORDS)
+  assert sources.distinct_images(plain) == (plain, None)
+
+
+def test_sources_without_a_digest_differ_by_their_length():
+  digests = [sources.digest(fakes.ListSource(RECORDS[:n])) for n in (2, 2, 3)]
+  assert digests[0] == digests[1] != digests[2]

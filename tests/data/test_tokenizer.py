@@ -206,3 +206,29 @@ def test_a_text_that_spells_a_special_token_is_a_text():
       ids = model.encode(word, max_len=20, eos="none", pad_value=0).tolist()
       assert not {1} & set(ids), (name, word)
       assert len([i for i in ids if i]) > 2
+
+
+def test_the_command_reads_any_data_without_images(command, tmp_path):
+  out = f"--out={tmp_path / 't.model'}"
+
+  def refused(*args):
+    return command.run("siglip_jax.data.tokenizer", *args, out, status=2).err
+
+  folder = fakes.captioned_folder(tmp_path / "images", 30)
+  for image in list(folder.glob("*.png"))[1:]:
+    image.write_bytes(b"")  # no image is opened
+  done = command.run(
+      "siglip_jax.data.tokenizer",
+      f"--path={folder}",
+      "--split=all",
+      "--vocab_size=300",
+      out,
+      status=0,
+  )
+  assert "pieces from 30 captions" in done.out
+  assert "give one of the two" in refused()
+  assert "give one of the two" in refused("--path=a", "--name=b")
+  assert "no data set at none/b" in refused("--name=b", "--data_dir=none")
+  assert "'title' must be in every record; " in refused(
+      f"--path={folder}", "--text=title"
+  )

@@ -197,7 +197,9 @@ def test_a_finished_folder_is_left_alone(embed, embedded):
         (["--dtype=bfloat16"], "begun with dtype = 'float32'"),
         (["--shard_size=11"], "begun with shard_size = 10; now it is 11"),
         (["--config.seed=1"], "begun with seed = 0"),
-        (["--model=CACHED/other"], "holds no config.json"),
+        (["--model=CACHED/other"], "There is no .*other: expected a workdir"),
+        (["--step=8"], "--step is of the run that --model names; got --step=8"),
+        (["--model=TRAINED", "--step=7"], "no checkpoint of step 7 in "),
         (["--crops=2"], "needs something random in config.data.pp"),
         (["--crops=-1"], "--crops must be a whole number from 0 up"),
         (["--batch_size=0"], "--batch_size must be a whole number from 1"),
@@ -208,7 +210,7 @@ def test_a_finished_folder_is_left_alone(embed, embedded):
         (["--out=PLACE/tiny.py"], "must be a folder .*File exists"),
         (["--config=PLACE/nope.py"], "can be read: .*nope.py"),
         (["--config=PLACE/tiny.py"], "Embeddings need a trained image tower"),
-        (["--model=PLACE/images"], "images holds no config.json"),
+        (["--model=PLACE/images"], "images holds no weights that are known"),
         (
             ["--config.model.image.num_heads=4", "--model=TRAINED"],
             "tower_sizes = .*'num_heads': 2.*'num_heads': 4",
@@ -307,7 +309,7 @@ def test_unreadable_images_are_skipped_counted_and_named(
     with open(source.key(i), "wb") as f:
       f.write(b"no image")
   path = f"--config.data.path={images}"
-  few = "--config.data.max_replaced_share=0.01"
+  few = "--config.data.max_replaced_share=0.0"
   folder, done = embed("few_skipped", path, few, status=2)
   assert "1 of 10 examples could not be read" in done.err
   assert not list(folder.glob("*.array_record"))

@@ -1,5 +1,7 @@
 """A trained image tower, and whether embeddings are what it makes."""
 
+import shutil
+
 import fakes
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from siglip_jax import weights as weights_lib
 from siglip_jax.embed import tower
 from siglip_jax.errors import UserError
 from siglip_jax.models.two_towers import TwoTowers
+from siglip_jax.weights import workdirs
 
 
 @pytest.fixture
@@ -17,16 +20,18 @@ def config(place):
   return fakes.tiny(place / "images", place / "tokenizer.model")
 
 
-def load(config, workdir=None):
-  return tower.load(config, TwoTowers(**config.model.to_dict()), workdir)
+def load(config, workdir=None, step=None):
+  model = TwoTowers(**config.model.to_dict())
+  return tower.load(config, model, workdir, step)
 
 
 def test_a_tower_comes_from_a_run_or_from_config_init(config, trained):
   wanted = tree.flatten({"img": weights_lib.read(trained).params["img"]})
   by_flag = load(config, str(trained))
   config.init = {"img": {"path": str(trained)}}
+  newest = workdirs.kept_steps(trained)[-1]
   for params, origin in (by_flag, load(config)):
-    assert origin == str(trained)
+    assert origin == f"{trained} at step {newest}"
     params = tree.flatten(params)
     assert params.keys() == wanted.keys()
     for name, x in wanted.items():
@@ -90,3 +95,30 @@ def test_an_evaluation_needs_every_image_once_by_the_same_tower(
   found = small_embeddings.write(tmp_path / "embedded", config, **changes)
   with pytest.raises(UserError, match=match):
     tower.check_evaluation(config, found, "0" * 64)
+
+
+def test_a_tower_may_be_an_earlier_one(config, trained):
+  step = workdirs.kept_steps(trained)[0]
+  params, origin = load(config, str(trained), step)
+  assert origin == f"{trained} at step {step}"
+  wanted = tree.flatten(weights_lib.read(trained, step=step).params["img"])
+  for name, x in tree.flatten(params["img"]).items():
+    np.testing.assert_array_equal(x, wanted[name])
+  config.init = {"img": {"path": str(trained), "step": step}}
+  assert load(config)[1] == origin
+
+
+def test_a_run_is_the_run_that_its_checkpoint_is_of(config, trained, tmp_path):
+  """A later start may have written another config.json."""
+  run = shutil.copytree(trained, tmp_path / "run")
+  text = (run / "config.json").read_text()
+  (run / "config.json").write_text(text.replace("value_range(-1", "scale(-1"))
+  load(config, str(run))
+  config.model.image.num_heads = 4
+  with pytest.raises(UserError, match="has tower_sizes = .* and the config"):
+    load(config, str(run))
+  path = "tests/fixtures/big_vision_tiny.npz"
+  with pytest.raises(
+      UserError, match="workdir of a run; got .*tiny.npz .npz.. Give"
+  ):
+    load(config, path)

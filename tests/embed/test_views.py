@@ -1,10 +1,13 @@
 """Images of examples by number: each its own, and none in another's place."""
 
+import json
+
 import fakes
 import msgpack
 import numpy as np
 import pytest
 
+from siglip_jax.data import folders
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.embed import views
 from siglip_jax.errors import UserError
@@ -67,3 +70,17 @@ def test_a_batch_is_of_one_part_and_the_last_of_a_part_is_padded():
   assert msgpack.unpackb(found[2]["records"][0]) == {"text": "4"}
   assert found[2]["records"][1] == b""
   assert not list(views.batches(crops(), [], 2))
+
+
+def test_examples_that_share_an_image_say_so(tmp_path):
+  folder = fakes.captioned_folder(tmp_path, count=2)
+  lines = [
+      {"image": name, "text": text}
+      for name, text in (("000.png", "a"), ("001.png", "b"), ("000.png", "c"))
+  ]
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  (folder / "captions.jsonl").write_text(text)
+  make = jittered(folders.folder_source(folder))
+  rest = [msgpack.unpackb(make(i)[2]) for i in range(3)]
+  assert [r["image_id"] for r in rest] == [0, 1, 0]
+  assert [r["text"] for r in rest] == ["a", "b", "c"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 
 import fakes
 import jax
@@ -31,6 +32,13 @@ class BiasReader:
         name=self.name, value=value, lo=0.0, hi=1.0, chance=0.125, n=8
     )
     return scores.Result(scores=[score])
+
+
+class AnyNumber:
+  """Equal to a time in seconds, whatever it is."""
+
+  def __eq__(self, other):
+    return other >= 0
 
 
 def params(bias):
@@ -69,14 +77,23 @@ def evals(log):
   return evaluations.Evaluations(
       {"first": BiasReader("a"), "second": BiasReader("b")},
       encoder,
+      history=lambda: [
+          json.loads(
+              json.dumps({"step": line[0]} | line[1]).replace("NaN", "null")
+          )
+          for line in log
+          if line[0] in range(9)
+      ],
       write=lambda *args: log.append(args),
       evaluating=evaluating,
   )
 
 
 def metrics(name, value):
+  evaluator = {"a": "first", "b": "second"}[name]
+  seconds = {f"eval/{evaluator}/seconds": AnyNumber()}
   ends = {f"{name}/low": 0.0, f"{name}/high": 1.0, f"{name}/chance": 0.125}
-  return {name: value} | ends
+  return {name: value} | ends | seconds
 
 
 def test_evaluators_see_the_parameters_of_the_step_and_write_their_scores(
@@ -113,3 +130,19 @@ def test_an_evaluation_that_fails_leaves_the_scores_before_it(evals, log):
     evals.run(4, ["first", "second"], params(-0.5))
   assert log == [("begin", "first")]  # nothing is written, nor the second run
   assert [(s.name, s.value) for s in evals.scores()] == [("a", 0.25)]
+
+
+def test_scores_that_are_on_file_are_not_written_twice(evals, log):
+  evals.run(3, ["first"], params(0.25))
+  evals.run(3, ["first"], params(0.25))
+  lines = [e for e in log if e[0] == 3]
+  assert lines == [(3, metrics("a", 0.25))]
+  evals.run(5, ["first"], params(float("nan")))
+  evals.run(5, ["first"], params(float("nan")))
+  assert len([e for e in log if e[0] == 5]) == 1  # null on file
+  # At another step, or of other data, they are another result.
+  evals.run(4, ["first"], params(0.25))
+  evals.run(3, ["first"], params(0.5))
+  evals.run(3, ["first"], params(0.25))
+  lines = [(e[0], e[1]["a"]) for e in log if e[0] in (3, 4)]
+  assert lines == [(3, 0.25), (4, 0.25), (3, 0.5), (3, 0.25)]

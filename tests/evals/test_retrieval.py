@@ -68,3 +68,101 @@ def test_chunks_do_not_change_the_result(monkeypatch):
 def test_mistakes_are_named(texts, images):
   with pytest.raises(UserError, match="one caption for each"):
     make(texts, images)
+
+
+class Numbers:
+  """An encoder that knows which image each caption belongs to."""
+
+  temperature, bias = 10.0, -5.0
+
+  def __init__(self, owner, images, noise=0.0):
+    self._owner, self._images, self._noise = owner, images, noise
+
+  def _encode(self, numbers):
+    z = np.eye(1 + max(self._images))[numbers]
+    z = z + np.random.default_rng(0).normal(0, self._noise + 1e-9, z.shape)
+    return (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32)
+
+  def encode_source(self, source):
+    return self._encode(self._images)
+
+  def encode_texts(self, texts):
+    return self._encode([self._owner[t] for t in texts])
+
+
+CAPTIONS = [[f"caption {k} of {i}" for k in range(5)] for i in range(20)]
+OWNER = {t: i for i, texts in enumerate(CAPTIONS) for t in texts}
+
+
+def one_line_a_caption():
+  """Each image five times, once with each caption."""
+  images = [i for i in range(20) for _ in range(5)]
+  made = retrieval.Retrieval(
+      dataset="fake",
+      source=ListSource([{}] * 100),
+      texts=[t for texts in CAPTIONS for t in texts],
+      images=[f"{i}.png" for i in images],
+  )
+  return made, images
+
+
+def one_record_an_image():
+  """Each image once, with a list of captions."""
+  made = retrieval.Retrieval(
+      dataset="fake", source=ListSource([{}] * 20), texts=CAPTIONS
+  )
+  return made, list(range(20))
+
+
+@pytest.mark.parametrize("make", [one_line_a_caption, one_record_an_image])
+def test_any_caption_of_an_image_is_right_and_each_is_a_query(make):
+  made, images = make()
+  scores = {
+      s.name.split("/")[-1]: s
+      for s in made.run(Numbers(OWNER, images, 1e-3)).scores
+  }
+  assert all(s.value == 1.0 for s in scores.values())
+  assert (scores["img2txt@1"].n, scores["txt2img@1"].n) == (20, 100)
+  assert scores["img2txt@1"].chance == pytest.approx(5 / 100)
+  assert scores["txt2img@1"].chance == pytest.approx(1 / 20)
+
+
+def test_both_ways_to_give_several_captions_score_the_same():
+  results = []
+  for make in (one_line_a_caption, one_record_an_image):
+    made, images = make()
+    # The first record's row of each image: noise as strong as the signal.
+    encoder = Numbers(OWNER, images)
+    rows = np.random.default_rng(1).normal(size=(20, 20)).astype(np.float32)
+    encoder.encode_source = lambda source, r=rows, i=images: r[i]
+    results.append(made.run(encoder).scores)
+  assert results[0] == results[1]
+  assert 0 < results[0][0].value < 1
+
+
+def test_a_caption_that_two_images_share_is_right_for_both():
+  made = retrieval.Retrieval(
+      dataset="fake",
+      source=ListSource([{}] * 3),
+      texts=[["x", "a"], ["x", "b"], "c"],
+  )
+
+  class Halves(Numbers):
+
+    def encode_texts(self, texts):
+      z = {"x": [1, 1, 0], "a": [1, 0, 0], "b": [0, 1, 0], "c": [0, 0, 1]}
+      return np.array([z[t] for t in texts], np.float32)
+
+  scores = made.run(Halves({}, [0, 1, 2])).scores
+  assert [s.value for s in scores if s.name.endswith("@1")] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("images", [["a"], ["a"] * 21])
+def test_every_record_has_an_image(images):
+  with pytest.raises(UserError, match="needs images"):
+    retrieval.Retrieval(
+        dataset="fake",
+        source=ListSource([{}] * 20),
+        texts=TEXTS,
+        images=images,
+    )

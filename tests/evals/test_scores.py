@@ -48,3 +48,23 @@ def test_chance_without_a_positive_is_zero():
 def test_no_examples_is_the_users_mistake():
   with pytest.raises(UserError, match="at least one example"):
     scores.score("a/b/top1", np.zeros(0, bool), 0.1)
+
+
+def test_a_loss_is_written_in_nats_and_a_share_in_percent():
+  loss = scores.mean("loss/a", np.array([2.0, 2.5, 3.0]), chance=5.5452)
+  assert (loss.value_text, loss.chance_text) == ("2.50", "5.545")
+  assert loss.interval_text == "1.93 to 3.07"
+  assert loss.headline and loss.times_chance == "-"
+  share = scores.score("a/b/top1", np.arange(20) < 10, 0.05)
+  assert (share.value_text, share.chance_text) == ("50.0%", "5.00%")
+  assert share.interval_text == "29.9% to 70.1%"
+  assert scores.metrics([loss])["loss/a"] == 2.5
+
+
+def test_the_interval_of_a_mean_covers_it_as_often_as_it_says():
+  rng = np.random.default_rng(0)
+  made = [scores.mean("a", rng.exponential(size=400), 1.0) for _ in range(2000)]
+  covered = np.mean([s.lo < 1.0 < s.hi for s in made])
+  assert 0.93 < covered < 0.965
+  alone = scores.mean("a", np.ones(1), 1.0)
+  assert alone.lo == alone.value == alone.hi

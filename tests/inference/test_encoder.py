@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from siglip_jax import sharding
+from siglip_jax.data import pipeline
 from siglip_jax.data import tokenizer
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.inference import encoder as encoder_lib
@@ -124,3 +125,28 @@ def test_part_of_the_devices_is_enough(text, alone):
   zimg, ztxt = alone
   some = encoder(text, 3, 6)
   np.testing.assert_allclose(some.encode_texts(TEXTS), ztxt, atol=2e-6)
+
+
+def test_a_shared_image_is_read_once_with_the_options_of_the_run(
+    text, source, alone, monkeypatch
+):
+  class Twice(fakes.ListSource):
+
+    def image_ids(self):
+      return [i // 2 for i in range(26)]
+
+  calls = []
+  real = pipeline.eval_batches
+
+  def spy(source, pp, **options):
+    calls.append((len(source), options))
+    return real(source, pp, **options)
+
+  monkeypatch.setattr(pipeline, "eval_batches", spy)
+  loader = {"num_threads": 3, "num_workers": 0, "cache_mb": 9}
+  one = encoder(text, 1, 1, loader=loader)
+  z = one.encode_source(Twice([source[i // 2] for i in range(26)]))
+  np.testing.assert_array_equal(z, np.repeat(alone[0], 2, axis=0))
+  ((count, options),) = calls
+  assert count == 13 and options["num_threads"] == 3
+  assert "cache_mb" not in options

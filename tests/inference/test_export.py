@@ -69,6 +69,7 @@ def test_towers_give_the_same_embeddings_without_the_package(model, tmp_path):
   t, b = (float(jax.device_get(model.params[k])[0]) for k in "tb")
   assert about["temperature"] == pytest.approx(np.exp(t))
   assert about["bias"] == pytest.approx(b)
+  assert about["step"] == 12
 
 
 def test_a_path_that_cannot_be_written_is_named(model, tmp_path):

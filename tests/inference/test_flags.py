@@ -9,6 +9,7 @@ import pytest
 from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 from siglip_jax.inference import flags
+from siglip_jax.weights import workdirs
 
 DATA = Path("tests/fixtures").absolute()
 
@@ -48,3 +49,10 @@ def test_weights_and_tokenizer_reach_the_model(load):
     load("--model=siglip-b16-256", f"--weights={npz}")
   with pytest.raises(UserError, match="of 200 pieces; .*small.model has"):
     load(f"--model={DATA / 'hf_siglip_tiny'}", f"--tokenizer={small}")
+
+
+def test_a_step_is_one_of_the_runs(load, trained):
+  step = workdirs.kept_steps(trained)[0]
+  assert load(f"--model={trained}", f"--step={step}").spec["step"] == step
+  with pytest.raises(UserError, match=f"of step 7 in .* keeps {step}, "):
+    load(f"--model={trained}", "--step=7")

@@ -20,6 +20,7 @@ from siglip_jax.models import zoo
 from siglip_jax.weights import big_vision
 from siglip_jax.weights import layouts
 from siglip_jax.weights import transformers
+from siglip_jax.weights import workdirs
 
 DATA = Path("tests/fixtures").absolute()
 NPZ = DATA / "big_vision_tiny.npz"
@@ -371,3 +372,14 @@ def test_the_command_line_says_it_in_one_line(
       "siglip_jax.classify", image, "--labels=a", *arguments.split()
   )
   assert match in said
+
+
+def test_any_kept_step_of_a_run_is_loaded(trained):
+  first, last = workdirs.kept_steps(trained)
+  newest, earlier = (siglip_jax.load(trained, step=s) for s in (None, first))
+  assert (newest.spec["step"], earlier.spec["step"]) == (last, first)
+  assert earlier.params["b"] != newest.params["b"]
+  with pytest.raises(UserError, match=f"of step 7 in .* keeps {first}, {last}"):
+    siglip_jax.load(trained, step=7)
+  with pytest.raises(UserError, match="a transformers folder, and only the wo"):
+    siglip_jax.load(FOLDER, step=first)

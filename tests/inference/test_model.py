@@ -99,6 +99,10 @@ def test_a_temperature_over_any_clamp_is_kept(trained):
         (lambda m: m.encode_image([]), "at least one image"),
         (lambda m: m.encode_image(["gone.png"]), "no image gone.png"),
         (
+            lambda m: m.encode_image(["tests"]),
+            r"tests is a folder, .* which a shell lists for tests/\*.jpg.",
+        ),
+        (
             lambda m: m.encode_image([np.zeros((4, 4))]),
             "or a uint8 array of shape",
         ),

@@ -21,13 +21,53 @@ def get(arg):
     [("none", ()), ("image", ("img/",)), ("text", ("txt/",))],
 )
 def test_what_is_locked(locked, prefixes):
-  config = get(f"locked={locked}")
+  config = get(f"lock={locked}")
+  assert config.to_dict() == get(f"locked={locked}").to_dict()
   rules = tree.assign(config.optim.schedule, NAMES, what="schedule")
   frozen = {n for n, rule in rules.items() if rule is None}
   assert frozen == {n for n in NAMES if n.startswith(prefixes)}
   assert config.optim.wd == 0  # which would pull from where they are good
-  with pytest.raises(UserError, match="locked must be one of none, image"):
+  with pytest.raises(UserError, match="lock must be one of none, image"):
     get("locked=both")
+
+
+def test_data_and_dtype_and_start_are_arguments():
+  config = get(
+      "name=coco,data_dir=d,text=cap,val_split=,init=run,dtype=bfloat16"
+  )
+  config_check.validate(config)
+  assert (config.data.name, config.data.data_dir) == ("coco", "d")
+  assert "|pick('cap')|lower" in config.data.pp
+  assert config.model.dtype == "bfloat16" and not config.evals
+  assert {p.path for p in config.init.values()} == {"run"}
+  config = get("path=a,b/c")
+  assert config.data.path == config.evals.captions.path == "a,b/c"
+
+
+def test_of_a_locked_tower_the_embeddings_are_enough():
+  config = get("embeddings=d,lock=image,text=cap")
+  config_check.validate(config)  # that no image tower is built, locked or read
+  assert config.data.embeddings == "d/train"
+  assert config.evals.captions.embeddings == "d/validation"
+  assert config.data.pp.startswith("pick_crop|pick('cap')|lower")
+  assert config.model.embedded and "img" not in config.init
+  images = get("lock=image,text=cap")
+  assert config.preprocess.to_dict() == images.preprocess.to_dict()
+
+
+@pytest.mark.parametrize(
+    "arg, match",
+    [
+        ("text_len=32", "text_len must be 64, for which siglip-b16-224's text"),
+        ("embeddings=d", "are of a locked image tower: add lock=image"),
+        ("embeddings=d,name=x", "At most one of path=, name=, embeddings= may"),
+        ("lock=text,locked=image", "locked= is the older name of lock="),
+    ],
+)
+def test_mistakes_in_arguments_are_named(arg, match):
+  assert get("text_len=64").text_len == 64
+  with pytest.raises(UserError, match=match):
+    get(arg)
 
 
 def test_inputs_are_prepared_as_the_weights_publisher_does(tmp_path):

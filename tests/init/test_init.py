@@ -25,6 +25,7 @@ from siglip_jax.weights import big_vision
         ({"img": {}}, "config.init.img.path is missing"),
         ({"img": {"path": "x", "dontload": []}}, "img has no 'dontload'; did"),
         ({"t": {"path": "x", "dont_load": "t"}}, "must be of type Sequence"),
+        ({"t": {"path": "x", "step": "8"}}, "t.step must be of type"),
         (
             {"txt": {"path": "x", "dont_load": ["a", 3]}},
             "config.init.txt.dont_load must be regular expressions; got 3",
@@ -95,7 +96,7 @@ def test_another_tokenizer_is_refused_unless_its_embedding_stays_out(params):
       tokenizer_digest="e",
   )
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(weights_lib, "read", lambda path: there)
+    patch.setattr(weights_lib, "read", lambda path, step: there)
     section = {"txt": dict(path="x")}
     with pytest.raises(UserError, match="trained with another tokenizer"):
       init.read(section, shapes(), SPEC)
@@ -115,10 +116,29 @@ def test_a_released_models_sizes_with_another_tokenizer_are_noted(
     weights = weights_lib.Weights(
         path="x", kind="npz", params=params, checked=variant
     )
-    monkeypatch.setattr(weights_lib, "read", lambda path: weights)
+    monkeypatch.setattr(weights_lib, "read", lambda path, step: weights)
     return init.read({"txt": dict(path="x")}, shapes(), SPEC)[1]
 
   assert notes(None) == notes(SPEC["tokenizer_digest"]) == []
   (note,) = notes("1" * 64)
   assert note.startswith("txt: x has the sizes of siglip-b16-224, whose tok")
   assert "has sha256 111111111111...; this config's has d..." in note
+
+
+def test_parts_may_come_from_different_steps_of_a_run(monkeypatch):
+  read = []
+
+  def read_once(path, step):
+    read.append((path, step))
+    return weights_lib.Weights(path=path, kind="workdir", params={}, step=step)
+
+  monkeypatch.setattr(weights_lib, "read", read_once)
+  section = {
+      "img": dict(path="run", step=8),
+      "t": dict(path="run"),
+      "b": dict(path="run", step=8),
+  }
+  init.check(section)
+  found = init.weights(section)
+  assert {part: w.step for part, w in found.items()} == dict(img=8, t=None, b=8)
+  assert found["img"] is found["b"] and len(read) == 2

@@ -10,12 +10,14 @@ import signal
 import time
 
 from commands import free_port
+import fakes
 import numpy as np
 import psutil
 import pytest
 
 import siglip_jax
 from siglip_jax import tree
+from siglip_jax import workdir as workdir_lib
 from siglip_jax.errors import BAD_INPUT
 from siglip_jax.errors import DONE
 from siglip_jax.errors import TRY_AGAIN
@@ -30,10 +32,10 @@ STEPS = 20
 def start(command, place):
   """Starts main on one process of so many devices, or on two of four."""
 
-  def one(workdir, *flags, devices=8):
+  def one(workdir, *flags, devices=8, config="tiny.py"):
     return command.start(
         "siglip_jax.main",
-        f"--config={place / 'tiny.py'}",
+        f"--config={place / config}",
         f"--workdir={workdir}",
         f"--config.total_steps={STEPS}",
         "--config.evals.colors.every_steps=10",
@@ -41,11 +43,19 @@ def start(command, place):
         devices=devices,
     )
 
-  def two(workdir, *flags, each=lambda index: []):
+  def two(workdir, *flags, each=lambda index: [], **options):
     address = f"localhost:{free_port()}"
     join = [f"--coordinator={address}", "--num_processes=2"]
     return [
-        one(workdir, *join, f"--process_id={i}", *flags, *each(i), devices=4)
+        one(
+            workdir,
+            *join,
+            f"--process_id={i}",
+            *flags,
+            *each(i),
+            devices=4,
+            **options,
+        )
         for i in range(2)
     ]
 
@@ -67,10 +77,10 @@ def start_until(two, workdir, step, *flags):
   path = workdir / "metrics.jsonl"
   for _ in range(5):
     # What is there at first was written by a start that is dead.
-    old = path.stat().st_ino if path.exists() else 0
+    old = len(workdir_lib.read_starts(workdir))
     pair = two(workdir, *flags)
     while all(process.poll() is None for process in pair):
-      new = path.exists() and path.stat().st_ino != old
+      new = len(workdir_lib.read_starts(workdir)) > old and path.exists()
       if new and f'"step": {step}, "data/' in path.read_text():
         return pair
       time.sleep(0.01)
@@ -133,6 +143,29 @@ def test_hung_stopped_and_killed_it_ends_bit_for_bit_the_same(
   expected = parameters(undisturbed)
   for name, value in parameters(workdir).items():
     np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_a_second_start_is_refused_and_the_first_does_not_notice(
+    start, place, undisturbed, tmp_path
+):
+  go = tmp_path / "go"
+  fakes.waiting_config(place / "tiny.py", place / "waits.py", go)
+  _, two = start
+  workdir = place / "held"
+  first = two(workdir, config="waits.py")
+  while not (workdir / "checkpoints" / "4").exists():
+    assert all(process.poll() is None for process in first)
+    time.sleep(0.05)
+  for process in two(workdir, "--config.seed=3"):
+    message = process.wait(status=BAD_INPUT).err
+    assert re.search("error: .*belongs to one run at a time; .* is in", message)
+    assert "Traceback" not in message
+  go.touch()
+  for process in first:
+    process.wait(status=DONE)
+  assert losses(workdir) == losses(undisturbed)
+  ours, theirs = parameters(workdir), parameters(undisturbed)
+  assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_it_goes_on_with_other_devices_meshes_and_processes(

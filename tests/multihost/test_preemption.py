@@ -6,6 +6,7 @@ import fakes
 from jax.experimental import multihost_utils
 import pytest
 
+from siglip_jax.multihost.preemption import Interrupted
 from siglip_jax.multihost.preemption import Preemption
 
 
@@ -19,12 +20,27 @@ def handler():
 
 def test_a_run_alone_stops_at_the_step_after_sigterm(handler):
   stop = Preemption(fakes.BoardPeers({}, 0, 1))
-  assert not stop.reached(1)
+  assert not stop.reached()
   signal.raise_signal(signal.SIGTERM)
-  assert stop.reached(2) and stop.reached(3)
+  assert stop.reached() and stop.reached()
 
 
-def test_among_several_jax_listens_and_agrees_on_the_step(handler, monkeypatch):
+def test_an_evaluation_is_left_before_the_batch_after_sigterm(handler):
+  stop, seen = Preemption(fakes.BoardPeers({}, 0, 1)), []
+  with pytest.raises(Interrupted):
+    for batch in stop.between("abc"):
+      seen.append(batch)
+      if batch == "b":
+        signal.raise_signal(signal.SIGTERM)
+  assert seen == ["a", "b"]
+  with pytest.raises(Interrupted):
+    next(stop.between("a"))
+  assert list(stop.between("")) == []
+
+
+def test_among_several_jax_listens_and_agrees_on_a_question(
+    handler, monkeypatch
+):
   asked = []
   monkeypatch.setattr(
       multihost_utils,
@@ -33,5 +49,7 @@ def test_among_several_jax_listens_and_agrees_on_the_step(handler, monkeypatch):
   )
   stop = Preemption(fakes.BoardPeers({}, 1, 2))
   assert signal.getsignal(signal.SIGTERM) is handler
-  assert [stop.reached(step) for step in (6, 7)] == [False, True]
-  assert asked == [6, 7]
+  # Steps and the batches of evaluations share one count.
+  assert list(stop.between("ab")) == ["a", "b"]
+  assert [stop.reached() for _ in range(5)] == [False] * 4 + [True]
+  assert asked == list(range(1, 8))

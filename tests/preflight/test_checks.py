@@ -8,15 +8,27 @@ import ml_collections
 import numpy as np
 import pytest
 
+from siglip_jax.data.images import ImageError
 from siglip_jax.errors import UserError
+from siglip_jax.evals.retrieval import Retrieval
+from siglip_jax.evals.zeroshot import Zeroshot
 from siglip_jax.preflight import checks
 from siglip_jax.run import Run
 
 SOURCE = fakes.ListSource([{"text": "a"}] * 5)
 
 
+def retrieval(*texts):
+  source = fakes.ListSource([{"text": t} for t in texts])
+  return Retrieval(dataset="captions", source=source, texts=texts)
+
+
 def check(*args):
-  return checks.check(*args, tokenizer_digest="0a1b")
+  return checks.check(
+      *args,
+      evaluators={"captions": retrieval("a", "b")},
+      tokenizer_digest="0a1b",
+  )
 
 
 class Two(fakes.BoardPeers):
@@ -61,6 +73,14 @@ def test_all_well_is_what_each_process_found(run, tmp_path):
             {"tokenizer": "0a1c"},
             "same tokenizer; .*0a1c. on worker 1 .other-host",
         ),
+        (
+            {"data": "0123"},
+            r"training data; copy .* keys and texts.* on worker 1 .other-host",
+        ),
+        (
+            {"config.evals.captions": "0123"},
+            "same data for config.evals.captions; .* on worker 1 .other-host",
+        ),
         ({"token_seen": False}, "not seen by worker 1 .other-host"),
     ],
 )
@@ -97,16 +117,54 @@ def test_too_little_room_names_what_is_missing(run, tmp_path, monkeypatch):
         check(run, SOURCE, tmp_path, Two())
 
 
-def test_data_that_cannot_be_read_are_said_so(run, tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("Stale file handle"),
+        FileNotFoundError(2, "Stale file handle"),
+        ImageError("Stale file handle"),
+        UserError("Stale file handle."),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "Stale file handle"),
+    ],
+)
+def test_data_that_cannot_be_read_are_said_so(run, tmp_path, error):
   class Gone(fakes.ListSource):
 
     def __getitem__(self, index):
-      raise OSError("Stale file handle")
+      raise error
 
-  with pytest.raises(UserError, match="record 0.*Stale file handle"):
+  with pytest.raises(UserError, match="record 0, .*Stale file handle\\)\\.$"):
     check(run, Gone([1]), tmp_path, Two())
+
+
+def test_there_must_be_data(run, tmp_path):
   with pytest.raises(UserError, match="empty"):
     check(run, fakes.ListSource([]), tmp_path, Two())
+
+
+def test_the_digest_of_an_evaluation_follows_all_that_it_compares():
+  digest = checks.eval_digest
+  before = digest(retrieval("a", "b"))
+  assert digest(retrieval("a", "b")) == before
+  assert digest(retrieval("a", "c")) != before
+  assert digest(retrieval("a", "b", "c")) != before
+
+  def zeroshot(names, labels):
+    source = fakes.ListSource([{"label": 0}] * 2)
+    return Zeroshot(
+        dataset="d", source=source, class_names=names, labels=labels
+    )
+
+  digests = {
+      digest(zeroshot(*args))
+      for args in (
+          (["a", "b"], [0, 1]),
+          (["b", "a"], [0, 1]),
+          (["a", "b"], [1, 0]),
+          (["a", "b", "c"], [0, 1]),
+      )
+  }
+  assert len(digests) == 4
 
 
 def test_digests_follow_what_they_are_of(tmp_path, monkeypatch):

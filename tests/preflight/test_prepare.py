@@ -1,5 +1,7 @@
 """A run made ready: all is opened, and what it depends on is known."""
 
+import json
+
 import fakes
 import pytest
 import small_embeddings
@@ -50,6 +52,7 @@ def test_what_the_weights_depend_on_is_what_the_config_says(
       "image_size": 16,
       "text_len": 8,
       "tokenizer_digest": digest,
+      "model": json.loads(json.dumps(config.model.to_dict())),
   }
   assert prepared.main and prepared.pp.tokenizer.digest == digest
   assert prepared.workdir == tmp_path / "new" / "run"

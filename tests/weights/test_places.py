@@ -82,3 +82,23 @@ def test_a_workdir_elsewhere_without_a_checkpoint_is_named():
     assert [p.name for p in place.iterdir()] == ["config.json"]
     with pytest.raises(UserError, match="There is no checkpoint in .*: train"):
       workdirs.read_params(place)
+
+
+def test_of_a_workdir_elsewhere_the_step_that_is_asked_for_is_copied(trained):
+  fs = fsspec.filesystem("memory")
+  fs.put(str(trained), "/runs/steps", recursive=True)
+  step, last = workdirs.kept_steps(trained)
+  with places.local("memory://runs/steps", step) as path:
+    assert [p.name for p in (path / "checkpoints").iterdir()] == [str(step)]
+  found = weights_lib.read("memory://runs/steps", step=step)
+  assert found.step == step
+  assert_trees_equal(found.params, weights_lib.read(trained, step=step).params)
+  match = f"of step 7 in memory://.*steps/checkpoints, .* {step}, {last}. Give"
+  with pytest.raises(UserError, match=match):
+    weights_lib.read("memory://runs/steps", step=7)
+
+
+def test_of_many_steps_the_latest_are_listed():
+  error = places.not_kept(5, range(10, 310, 10), "run/checkpoints")
+  assert "which keeps 18 older ones, 190, 200, 210" in str(error)
+  assert "290, 300. Give one of these" in str(error)

@@ -1,10 +1,13 @@
 """`read`: weights of every origin, and what is known of them."""
 
+import json
 from pathlib import Path
+import shutil
 
 import fsspec
 import numpy as np
 import pytest
+import specs
 
 from siglip_jax import tree
 from siglip_jax import weights as weights_lib
@@ -12,6 +15,7 @@ from siglip_jax.data.tokenizer import Tokenizer
 from siglip_jax.errors import UserError
 from siglip_jax.models import zoo
 from siglip_jax.weights import big_vision
+from siglip_jax.weights import workdirs
 
 NPZ = Path("tests/fixtures/big_vision_tiny.npz").absolute()
 FOLDER2 = Path("tests/fixtures/hf_siglip2_tiny").absolute()
@@ -103,3 +107,61 @@ def test_what_cannot_be_read_is_one_line(tmp_path, path, match):
   (tmp_path / "run" / "checkpoints").mkdir(parents=True)
   with pytest.raises(UserError, match=match):
     weights_lib.read(path.format(tmp=tmp_path))
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+  """A copy of a run whose config.json a test may change."""
+  return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_a_checkpoint_knows_its_model_whatever_config_json_says(run, trained):
+  config = json.loads((run / "config.json").read_text())
+  config["model"]["text"]["pool_type"] = "max"
+  config["image_size"] = 99
+  (run / "config.json").write_text(json.dumps(config))
+  model = weights_lib.read(trained).model
+
+  earlier, last = workdirs.kept_steps(run)
+  specs.change(run, last, lambda spec: spec.update(model=model))
+  found = weights_lib.read(run)
+  assert found.model == model and found.image_size == 16
+  assert found.model["text"].get("pool_type") != "max"
+
+  # A checkpoint of an earlier version does not say.
+  specs.forget_model(run, earlier)
+  found = weights_lib.read(run, step=earlier)
+  assert found.model["text"]["pool_type"] == "max" and found.image_size == 99
+
+  (run / "config.json").unlink()
+  assert weights_lib.read(run).model == model
+  found = weights_lib.read(run, step=earlier)
+  assert found.model is None and "holds no config.json" in found.problem
+
+
+def test_a_step_of_a_run_is_named_with_its_path(run):
+  first, last = workdirs.kept_steps(run)
+  newest, earlier = (weights_lib.read(run, step=s) for s in (None, first))
+  assert (newest.step, earlier.step) == (last, first)
+  assert earlier.origin == f"{run} at step {first}"
+  assert newest.params["b"] != earlier.params["b"]
+  match = f"of step 7 in .* keeps {first}, {last}. Give one"
+  with pytest.raises(UserError, match=match):
+    weights_lib.read(run, step=7)
+  # Not of a config that is missing: that is another mistake.
+  (run / "config.json").unlink()
+  with pytest.raises(UserError, match=match):
+    weights_lib.read(run, step=7)
+
+
+@pytest.mark.parametrize(
+    "path, match",
+    [
+        (NPZ, "tiny.npz is a file, and only the workdir of a run has steps; g"),
+        (FOLDER2, "tiny is a transformers folder, and only .* got step=3. Lea"),
+    ],
+)
+def test_only_a_run_has_steps(path, match):
+  assert weights_lib.read(path).origin == str(path)
+  with pytest.raises(UserError, match=match):
+    weights_lib.read(path, step=3)

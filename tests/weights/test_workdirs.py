@@ -30,14 +30,14 @@ def copy(saved, tmp_path):
 
 
 def _read_step(workdir):
-  params, spec = workdirs.read_params(workdir)
-  assert spec == SPEC
-  found = params["img"]["kernel"]
-  return next(
-      step
-      for step in (1, 2)
-      if np.array_equal(found, state(step).params["img"]["kernel"])
-  )
+  params, spec, step = workdirs.read_params(workdir)
+  assert spec == SPEC and _is_of(params, step)
+  return step
+
+
+def _is_of(params, step):
+  wanted = state(step).params["img"]["kernel"]
+  return np.array_equal(params["img"]["kernel"], wanted)
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "another spec"])
@@ -56,7 +56,7 @@ def test_arrays_keep_the_types_they_were_saved_in(tmp_path):
   half = state(1)
   half.params["img"]["kernel"] = half.params["img"]["kernel"].astype("bfloat16")
   checkpoints = checkpoint.Checkpoints(tmp_path)
-  checkpoints.save(1, half, SPEC)
+  checkpoints.save(1, half, SPEC, examples=8)
   checkpoints.close()
   found = workdirs.read_params(tmp_path)[0]["img"]["kernel"]
   assert isinstance(found, np.ndarray) and found.dtype == jnp.bfloat16
@@ -93,3 +93,17 @@ def test_an_error_is_told_by_its_first_line():
   assert workdirs.first_line(ValueError("\nwhat\n where")) == "what"
   assert workdirs.first_line(ValueError()) == ""
   assert len(workdirs.first_line(OSError("x" * 999))) == 200
+
+
+def test_a_step_that_is_asked_for_is_the_one_that_is_read(copy):
+  assert workdirs.kept_steps(copy) == [1, 2]
+  for step in (1, 2):
+    params, _, found = workdirs.read_params(copy, step)
+    assert found == step and _is_of(params, step)
+  match = "no checkpoint of step 3 in .*/checkpoints, which keeps 1, 2. Give"
+  with pytest.raises(UserError, match=match):
+    workdirs.read_params(copy, 3)
+  flip(data_files(copy)[-1])
+  match = r"Checkpoint 2 in .*/checkpoints cannot be read \(step 2: ValueError"
+  with pytest.raises(UserError, match=match):
+    workdirs.read_params(copy, 2)  # not one instead of another

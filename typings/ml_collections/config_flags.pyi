@@ -7,4 +7,5 @@ def DEFINE_config_file(
     default: str | None = ...,
     help_string: str = ...,
     lock_config: bool = ...,
+    sys_argv: list[str] | None = ...,
 ) -> flags.FlagHolder[Any]: ...
