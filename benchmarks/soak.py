@@ -260,10 +260,10 @@ def main(argv: Sequence[str]) -> int:
       f"--config={config_flags.get_config_filename(flags.FLAGS['config'])}",
       "--config.log_steps=1",
       f"--config.ckpt.save_steps={_SAVE.value}",
-      # With a watcher, nothing is deleted before it is evaluated.
-      f"--config.ckpt.keep_every={int(watch)}",
       *(f"--config.evals.{n}.every_steps={evals}" for n in config.evals),
   ]
+  if watch:  # nothing is deleted before it is evaluated
+    cadence.append(f"--config.ckpt.keep={config.total_steps}")
   with tempfile.TemporaryDirectory() as folder:
     undisturbed, killed = (
         Soak(

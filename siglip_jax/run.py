@@ -90,6 +90,23 @@ class Run:
     init = jax.jit(self._init, out_shardings=self.shardings)
     return init(jax.random.key(self.config.seed))
 
+  def trace(self) -> None:
+    """Traces the train step, which finds what only fails there.
+
+    Nothing is computed, and the first step does not trace again.
+
+    Raises:
+      UserError: the step cannot be built.
+    """
+    try:
+      self.train_step.eval_shape(self.state_shapes, self.batch_shapes())
+    # A bad value can raise any of these inside JAX or Flax.
+    except (TypeError, ValueError, LookupError, ArithmeticError) as e:
+      raise UserError(
+          "The train step of this config cannot be built:"
+          f" {(str(e).strip().splitlines() or [''])[0][:200]}"
+      ) from None
+
   def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a global batch; images are rows of bytes."""
     n, (image, text_len) = self.config.batch_size, self._shapes

@@ -102,3 +102,10 @@ def test_epochs_are_those_of_the_training_data():
   assert rates == [0.0, 0.125, 0.25, 0.375, 0.5, 0.5]
   with pytest.raises(UserError, match="warmup_epochs needs .*warmup_steps"):
     Run(c, sharding.make_mesh())
+
+
+def test_a_step_that_cannot_be_built_is_told_before_a_run_starts(run):
+  run.trace()
+  c = shallow(loss=dict(name="ring_sigmoid", block=0))  # not validated
+  with pytest.raises(UserError, match="cannot be built: block must be a pos"):
+    Run(c, run.mesh).trace()

@@ -32,7 +32,7 @@ def make(soak, command, place, name, *, watch=None):
       f"--config={place / 'tiny.py'}",
       f"--config.total_steps={STEPS}",
       "--config.evals.colors.every_steps=4",
-      "--config.ckpt.keep_every=1",
+      f"--config.ckpt.keep={STEPS}",
   ]
   return soak.Soak(
       lambda words: command.start("siglip_jax.main", *words),

@@ -230,7 +230,6 @@ def test_sigterm_saves_and_the_run_goes_on(place, finish, trained):
             TRY_AGAIN,
             "Stopped by SIGTERM at step 5, which is saved",
         ),
-        ("raise UserError('A bad image.')", BAD_INPUT, "error: A bad image."),
         ("os._exit(137)", 137, ""),  # as the watchdog or the kernel do
     ],
 )
@@ -240,7 +239,6 @@ def test_an_evaluation_that_ends_a_run_loses_no_step(
   code = f"""
 import os, signal
 from siglip_jax.data import pipeline
-from siglip_jax.errors import UserError
 batches = pipeline.eval_batches
 def ends(*args, **options):
   {what}

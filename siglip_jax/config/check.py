@@ -266,6 +266,8 @@ def _check_eval(c: Mapping[str, Any], key: str) -> None:
     )
   sections.check(c, "evals", key)
   _at_least(1, f"{name}.every_steps", section["every_steps"])
+  for key in section.keys() & {"gallery", "batch_size"}:
+    _at_least(0, f"{name}.{key}", section[key])
 
 
 def _check_names(evals: Mapping[str, Any]) -> None:

@@ -72,6 +72,7 @@ def evaluate_only(
   phases, peers = Phases(), Peers()
   with Watchdog(phases, peers, **config.watchdog):
     preemption = Preemption(peers)
+    _check_any(config)
     _check_step(workdir, step)
     bench = _Bench(config, workdir, phases, preemption, peers)
     step, params = bench.choose(step)
@@ -103,6 +104,7 @@ def watch(config: ml_collections.ConfigDict, workdir: str | Path) -> int:
     TryAgain: another process is missing.
   """
   config_check.validate(config)
+  _check_any(config)
   phases, peers = Phases(), Peers()
   with (
       Watchdog(phases, peers, **config.watchdog),
@@ -330,6 +332,15 @@ def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
       for name, section in fields["evals"].items()
   }
   return json.loads(json.dumps(fields, default=str))
+
+
+def _check_any(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError if there is nothing to evaluate."""
+  if not config.evals:
+    raise UserError(
+        "config.evals must name at least one evaluation; it is empty, so there"
+        " is nothing to do."
+    )
 
 
 def _check_step(workdir: str | Path, step: int | None) -> None:

@@ -66,6 +66,7 @@ def restore_or_init(p: Prepared, checkpoints: checkpoint.Checkpoints) -> Start:
   before = previous_config(p)
   changed = changes(before, p.config.to_dict()) if before else []
   refuse_misfits(checkpoints.misfits(p.run.state_shapes), changed)
+  p.run.trace()
   saved = checkpoints.restore(p.run.state_shapes)
   if saved is None:
     state = init.begin(p.run, p.spec)

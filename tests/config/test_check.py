@@ -118,6 +118,7 @@ def test_a_field_that_refers_to_another_still_does_when_filled(config):
         ),
         ("mesh.devices", 3, "config.mesh has no 'devices'"),
         ("evals.colors.splitt", "x", "evals.colors has no 'splitt'"),
+        ("evals.colors.gallery", -1, "colors.gallery must be a whole number"),
         ("evals.colors.every_steps", 1.5, "every_steps must be of type int"),
         ("evals.other", 3, "evals.other.type must be one of .*; got 3"),
         ("evals.other", {"type": []}, r"evals.other.type must be .*; got \[\]"),

@@ -180,6 +180,13 @@ def test_what_excludes_each_other_is_refused(command, place):
   flags = f"--config={place / 'tiny.py'}", f"--workdir={place / 'nothing'}"
   message = command.refuse("siglip_jax.main", *flags, "--watch", "--eval_only")
   assert "exclude each other" in message
+  for flag in ("--watch", "--eval_only"):
+    message = command.refuse(
+        "siglip_jax.main", *flags, flag, "--config.evals={}"
+    )
+    assert "config.evals must name at least one evaluation" in message
+    message = command.refuse("siglip_jax.main", *flags, flag, "--noevaluate")
+    assert "--noevaluate is for training" in message
   message = command.refuse("siglip_jax.main", *flags, "--step=3")
   assert "--step is for --eval_only" in message
   assert not (place / "nothing").exists()
