@@ -49,11 +49,11 @@ def undisturbed(soak, command, place):
   return one.run
 
 
-@pytest.mark.parametrize("watch", [None, 2], ids=["", "watch"])
+@pytest.mark.parametrize("watch", [None, 1], ids=["", "watch"])
 def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
     soak, command, place, undisturbed, watch
 ):
-  kills = 2 if watch else 3
+  kills = 1 if watch else 3
   run = make(soak, command, place, f"killed_{watch}", watch=watch)
   done = soak.soak(run, kills, STEPS)
   different = soak.compare(undisturbed, run)

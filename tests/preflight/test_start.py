@@ -116,19 +116,6 @@ def test_each_changed_field_is_said_and_each_config_kept(command, place, copy):
   report = (copy / "report.html").read_text()
   assert all(change in report for change in changes)
 
-  # The next start goes on from there, in examples; nothing has changed.
-  done = command.run(
-      "siglip_jax.main",
-      f"--config={place / 'tiny.py'}",
-      f"--workdir={copy}",
-      "--config.total_steps=14",
-      "--config.batch_size=16",
-      "--config.optim.lr=0.01",
-      status=0,
-  )
-  assert "resumed" not in done.out
-  assert workdir_lib.read_starts(copy)[-1]["examples"] == 96 + 2 * 16
-
 
 @pytest.mark.parametrize(
     "flag, match",
