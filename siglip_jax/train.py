@@ -98,7 +98,7 @@ def train_and_evaluate(
         folder,
         write=prepared.main,
         start=start.step,
-        wandb=config.to_dict().get("wandb"),
+        wandb=of_run.wandb(config),
         config=config.to_dict(),
     )
     writer.note(start.step, "resumed with", list(map(str, start.changed)))

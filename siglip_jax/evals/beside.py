@@ -69,10 +69,10 @@ def evaluate_only(
     TryAgain: another process is missing.
   """
   config_check.validate(config)
+  _check_any(config)
   phases, peers = Phases(), Peers()
   with Watchdog(phases, peers, **config.watchdog):
     preemption = Preemption(peers)
-    _check_any(config)
     _check_step(workdir, step)
     bench = _Bench(config, workdir, phases, preemption, peers)
     step, params = bench.choose(step)
@@ -177,13 +177,13 @@ class _Bench:
       self.folder.mkdir(parents=True, exist_ok=True)
       workdir_lib.write_config(self.p.config, self.folder)
       print(f"Other evaluations than the run's: scores go to {self.folder}")
-    config = self.p.config.to_dict()
+    own = self.apart or asked  # scores that are not the run's
     writer = metrics_lib.MetricWriter(
         self.folder,
         write=self.p.main,
         start=None,
-        wandb=None if self.apart or asked else config.get("wandb"),
-        config=config,
+        wandb=None if own else of_run.wandb(self.p.config),
+        config=self.p.config.to_dict(),
     )
     self.evals = of_run.make(
         self.p,

@@ -86,6 +86,11 @@ def show(p: Prepared, evals: Evaluations, folder: Path | None) -> None:
   print(f"Report: {path}")
 
 
+def wandb(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
+  """Returns the section config.wandb, or None if the config has none."""
+  return config.wandb.to_dict() if "wandb" in config else None
+
+
 def early_stop(
     config: ml_collections.ConfigDict, history: Sequence[Mapping[str, Any]]
 ) -> int | None:

@@ -11,6 +11,13 @@ SCORES = [
 ]
 
 
+def test_wandb_is_asked_for_by_its_section_alone():
+  section = dict(project="p", mode="offline")
+  config = ml_collections.ConfigDict({"wandb": section})
+  assert of_run.wandb(config) == section
+  assert of_run.wandb(ml_collections.ConfigDict()) is None
+
+
 @pytest.mark.parametrize(
     "section, step",
     [

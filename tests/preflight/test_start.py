@@ -74,13 +74,16 @@ def test_a_start_is_kept_with_all_that_it_ran_on(trained):
 
 def test_each_changed_field_is_said_and_each_config_kept(command, place, copy):
   first = (copy / "config.json").read_text()
-  done = command.run(
+  changed = (
       "siglip_jax.main",
       f"--config={place / 'tiny.py'}",
       f"--workdir={copy}",
       "--config.total_steps=14",
       "--config.batch_size=16",
       "--config.optim.lr=0.01",
+  )
+  done = command.run(
+      *changed,
       "--config.optim.schedule=[('txt/.*', None), ('.*', {'decay': 'none'})]",
       status=2,
   )
@@ -92,12 +95,7 @@ def test_each_changed_field_is_said_and_each_config_kept(command, place, copy):
   assert (copy / "config.json").read_text() == first
 
   done = command.run(
-      "siglip_jax.main",
-      f"--config={place / 'tiny.py'}",
-      f"--workdir={copy}",
-      "--config.total_steps=14",
-      "--config.batch_size=16",
-      "--config.optim.lr=0.01",
+      *changed,
       status=0,
   )
   said = [line for line in done.out.splitlines() if line.startswith("resumed ")]
