@@ -4,7 +4,8 @@ pip install -e .[test]    to test, and `.[dev]` to change things."""
 from setuptools import find_packages
 from setuptools import setup
 
-TEST = ["pytest>=8", "pytest-xdist>=3.8", "beartype>=0.18"]
+WEB = ["pyarrow>=21"]  # parquet files
+TEST = ["pytest>=8", "pytest-xdist>=3.8", "beartype>=0.18", *WEB]
 # The TPU compiler, which plans runs on machines without a TPU.
 PLAN = [
     'libtpu>=0.0.52; sys_platform == "linux" and platform_machine == "x86_64"'
@@ -22,12 +23,14 @@ setup(
     install_requires=[
         "absl-py",
         "array_record",
+        "cloudpickle",  # classes of scripts, for loader workers
         "einops",
         "etils[epath]",
         "flatbuffers",  # jax.export needs it, undeclared
         "flax>=0.12",
         "fsspec",
         "grain>=0.2.18",
+        "huggingface_hub",  # hf:// of data
         "importlib_resources",  # tensorflow-datasets needs it, undeclared
         "jax>=0.10",
         "jaxtyping",
@@ -36,6 +39,7 @@ setup(
         "ml_dtypes",
         "msgpack",
         "numpy>=2",
+        "obstore>=0.9",  # tars and parquet in buckets
         "opencv-python-headless",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11",
@@ -44,6 +48,7 @@ setup(
         "rich",
         "safetensors>=0.5",
         "scipy",
+        "simplejpeg>=1.9",
         "sentencepiece>=0.2",
         "tensorboardX",
         "tensorflow-datasets>=4.9.9",
@@ -72,6 +77,7 @@ setup(
         # The page of `python -m siglip_jax.demo`, and its test in a browser.
         "demo": DEMO,
         "browser": [*DEMO, "playwright>=1.50"],
+        "web": WEB,
         "wandb": ["wandb>=0.31"],  # for config.wandb
         # To compare with, never to run.
         "parity": ["torch==2.13.0", "transformers>=5.24"],

@@ -10,11 +10,12 @@ import os
 
 import ml_collections
 
+from siglip_jax.config import named_data
 from siglip_jax.config import parse_arg
 
 
 def get_config(arg=None):
-  arg = parse_arg(arg, res=224, text_len=64)
+  arg = parse_arg(arg, **named_data.ARGS, res=224, text_len=64)
   c = ml_collections.ConfigDict()
   c.seed = 0
   c.total_steps = 390_000  # 12.8 G examples, as in CLIP
@@ -25,11 +26,15 @@ def get_config(arg=None):
   c.log_steps = 50
 
   data_dir = os.environ.get("TFDS_DATA_DIR", "data")
+  model = named_data.quoted(arg.tokenizer or f"{data_dir}/c4_en.model")
   text = (
-      f'lower|tokenize(max_len={c.text_len}, model="{data_dir}/c4_en.model",'
+      f"lower|tokenize(max_len={c.text_len}, model={model},"
       ' eos="sticky", pad_value=1)'
   )
-  c.data = dict(name="captions", split="train", data_dir=data_dir)
+  train, retrieval = named_data.sections(
+      arg, default=dict(name="captions", data_dir=data_dir)
+  )
+  c.data = dict(**train)
   c.data.pp = (
       f"decode(near={c.image_size})|resize({c.image_size})|value_range(-1,1)"
       f'|{text}|keep("image", "text")'
@@ -69,10 +74,8 @@ def get_config(arg=None):
   c.evals.captions = dict(
       type="retrieval",
       dataset="captions",
-      name="captions",
-      split="validation",
-      data_dir=data_dir,
       every_steps=10_000,
+      **retrieval,
   )
   c.ckpt = dict(save_steps=1_000, keep=2)
   return c

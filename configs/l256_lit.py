@@ -18,12 +18,14 @@ import os
 
 import ml_collections
 
+from siglip_jax.config import named_data
 from siglip_jax.config import parse_arg
 
 
 def get_config(arg=None):
   arg = parse_arg(
       arg,
+      **named_data.ARGS,
       res=256,
       text_len=16,
       tower="",  # weights of the locked tower, for config.init
@@ -43,16 +45,19 @@ def get_config(arg=None):
   c.log_steps = 50
 
   data_dir = os.environ.get("TFDS_DATA_DIR", "data")
+  model = named_data.quoted(arg.tokenizer or f"{data_dir}/c4_en.model")
   text = (
-      f'lower|tokenize(max_len={c.text_len}, model="{data_dir}/c4_en.model",'
+      f"lower|tokenize(max_len={c.text_len}, model={model},"
       ' eos="sticky", pad_value=1)'
   )
-  captions = dict(name="captions", data_dir=data_dir)
+  train, retrieval = named_data.sections(
+      arg, default=dict(name="captions", data_dir=data_dir)
+  )
   if arg.embeddings:
     c.data = dict(embeddings=arg.embeddings, split="train")
     image = "pick_crop"
   else:
-    c.data = dict(**captions, split="train")
+    c.data = dict(**train)
     side = c.image_size
     image = f"decode(near={side})|resize({side})|value_range(-1,1)"
   c.data.pp = f'{image}|{text}|keep("image", "text")'
@@ -94,15 +99,14 @@ def get_config(arg=None):
   c.sharding = [(".*", "fsdp")]
   c.evals = ml_collections.ConfigDict()
   if arg.eval_embeddings:
-    captions = dict(embeddings=arg.eval_embeddings)
+    retrieval = dict(embeddings=arg.eval_embeddings, split="validation")
   # Without an image tower, only stored embeddings can be evaluated.
   if arg.eval_embeddings or not arg.embeddings:
     c.evals.captions = dict(
         type="retrieval",
         dataset="captions",
-        split="validation",
         every_steps=10_000,
-        **captions,
+        **retrieval,
     )
   c.ckpt = dict(save_steps=1_000, keep=2)
   return c

@@ -38,9 +38,9 @@ LAYERS = {
     ),
     "jobs": (
         "embed inference preflight evals.of_run evals.beside evals.milestones"
-        " train plan.estimate plan.search"
+        " train plan.estimate plan.host plan.search"
     ),
-    "commands": "main classify convert demo plan.__main__",
+    "commands": "main classify convert demo plan.__main__ data.speed",
 }
 # The way of the data through the house: unit, and what happens there.
 WAY = (

@@ -1,5 +1,6 @@
 """A config compiled for a mesh; nothing is allocated before `init`."""
 
+from collections.abc import Mapping
 import dataclasses
 import math
 
@@ -24,6 +25,7 @@ class Run:
     mesh: the device mesh.
     value_range: range that images are scaled to on the device.
     num_examples: number of examples in an epoch, or None if unknown.
+    sources: for a mixture, name of each source -> index of its first record.
   """
 
   def __init__(
@@ -32,8 +34,9 @@ class Run:
       mesh: jax.sharding.Mesh,
       value_range: tuple[float, float] = (-1.0, 1.0),
       num_examples: int | None = None,
+      sources: Mapping[str, int] | None = None,
   ):
-    self.config, self.mesh = config, mesh
+    self.config, self.mesh, self._sources = config, mesh, sources or {}
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     per_step = config.microbatch or config.batch_size
     if per_step % devices:
@@ -73,6 +76,7 @@ class Run:
         value_range=value_range,
         image_shape=self._shapes[0],
         seed=config.seed,
+        sources=self._sources,
     )
     self.train_step = jax.jit(
         step,
@@ -134,6 +138,7 @@ class Run:
         self.optimizer.trainable,
         key,
         *self._shapes,
+        sources=len(self._sources),
     )
     stored = self.optimizer.store(state.params)
     return dataclasses.replace(state, params=stored)

@@ -26,7 +26,8 @@ class TrainState:
 
   Attributes:
     step: number of updates made.
-    replaced: number of examples so far that could not be read.
+    replaced: number of examples so far that could not be read; of a mixture,
+      the number from each source.
     params: the parameters, trainable and frozen.
     opt_state: the optimizer state of the trainable parameters.
   """
@@ -44,13 +45,18 @@ def init_state(
     key: Array,
     image_shape: tuple[int, int, int],
     text_len: int,
+    sources: int = 0,
 ) -> TrainState:
-  """Returns the state at step 0; jit it with `shardings` as out_shardings."""
+  """Returns the state at step 0; jit it with `shardings` as out_shardings.
+
+  Replaced examples are counted for each of `sources` sources of a mixture, or
+  together if that is 0.
+  """
   params = model.init(key, image_shape, text_len)
   opt_state = tx.init(tree.select(params, trainable))
-  zero = jnp.int32(0)
+  replaced = jnp.zeros((sources,) if sources else (), jnp.int32)
   return TrainState(
-      step=zero, replaced=zero, params=params, opt_state=opt_state
+      step=jnp.int32(0), replaced=replaced, params=params, opt_state=opt_state
   )
 
 
@@ -113,6 +119,7 @@ def make_train_step(
     value_range: tuple[float, float],
     image_shape: tuple[int, int, int],
     seed: int = 0,
+    sources: Mapping[str, int] | None = None,
 ) -> Callable[[TrainState, Mapping], tuple[TrainState, dict[str, Array]]]:
   """Returns step(state, batch) -> (state, metrics).
 
@@ -134,7 +141,10 @@ def make_train_step(
     value_range: range that image bytes are scaled to.
     image_shape: shape of an image, (H, W, 3).
     seed: seed of the loss's random key, which is folded with the step.
+    sources: for a mixture, name of each source -> index of its first record, in
+      order. The state and the metrics then count replaced examples of each.
   """
+  sources = sources or {}
 
   def encode_bytes(params, images):
     images = images.reshape(-1, *image_shape)
@@ -168,16 +178,18 @@ def make_train_step(
     value, grads = jax.value_and_grad(loss_fn)(train)
     updates, opt_state = optimizer.tx.update(grads, state.opt_state, train)
     train = optimizer.limit(cast(dict, optax.apply_updates(train, updates)))
-    replaced = state.replaced + jnp.sum(batch["replaced"] >= 0)
+    replaced = state.replaced + _count(batch["replaced"], sources)
     metrics = {
         "train/loss": value,
-        "data/replaced": replaced,
+        "data/replaced": jnp.sum(replaced),
         "train/grad_norm": optax.tree.norm(grads),
         "train/update_norm": optax.tree.norm(updates),
         "train/temperature": jnp.exp(state.params["t"][0]),
     }
     if "b" in state.params:
       metrics["train/bias"] = state.params["b"][0]
+    for number, name in enumerate(sources):
+      metrics[f"data/replaced/{name}"] = replaced[number]
     state = TrainState(
         step=state.step + 1,
         replaced=replaced,
@@ -187,3 +199,13 @@ def make_train_step(
     return state, metrics
 
   return sharding.on_mesh(mesh, train_step)
+
+
+def _count(replaced: Array, sources: Mapping[str, int]) -> Array:
+  """Returns how many examples were replaced, in all or of each source."""
+  if not sources:
+    return jnp.sum(replaced >= 0)
+  starts = jnp.array(list(sources.values()), replaced.dtype)
+  source = jnp.searchsorted(starts, replaced, side="right") - 1
+  # -1, an example that could be read, is before the first source.
+  return jnp.sum(source[:, None] == jnp.arange(len(sources))[None], axis=0)

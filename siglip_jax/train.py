@@ -237,6 +237,12 @@ class _Log:
     self._p, self._start, self._checkpoints = p, start, checkpoints
     self._writer, self._bar, self._phases = writer, bar, phases
     self._logged = self.last_good = start.step
+    self._reading = metrics_lib.reading(
+        p.source,
+        seed=p.config.seed,
+        batch_size=p.config.batch_size,
+        order=config_sources.loader_options(p.config).get("order"),
+    )
     self.clock = metrics_lib.Throughput()
     self.clock.start(start.examples)
 
@@ -248,13 +254,13 @@ class _Log:
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes a step's metrics, with speed, waiting times and host memory."""
-    rate = self.clock.rate(
-        self._start.examples_at(step, self._p.config.batch_size)
-    )
+    examples = self._start.examples_at(step, self._p.config.batch_size)
+    rate = self.clock.rate(examples)
     steps, self._logged = step - self._logged, step
     self._writer.write(
         step,
         {**values, "train/examples_per_second": rate}
+        | self._reading(examples)
         | metrics_lib.phase_shares(self._phases.take(), steps)
         | metrics_lib.host_memory(),
     )

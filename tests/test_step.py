@@ -212,6 +212,28 @@ def test_replaced_examples_are_counted_on_device():
   assert int(metrics["data/replaced"]) == int(state.replaced) == 2
 
 
+def test_replaced_examples_of_a_mixture_are_counted_for_each_source():
+  sources = {"cc3m": 0, "coco": 1000, "mine": 1005}
+  c = toy.config()
+  c.model.image.depth = c.model.text.depth = 0
+  c.model.image.pool_type = "gap"
+  run = Run(c, sharding.make_mesh(), sources=sources)
+  state = run.init()
+  for _ in range(2):
+    batch = toy.batches(1)[0]
+    batch["replaced"][[3, 20, 21, 30]] = 0, 999, 1000, 1005
+    batch = jax.device_put(batch, sharding.batch_sharding(run.mesh))
+    state, metrics = run.train_step(state, batch)
+  counts = {k: int(v) for k, v in metrics.items() if "replaced" in k}
+  assert counts == {
+      "data/replaced": 8,
+      "data/replaced/cc3m": 4,
+      "data/replaced/coco": 2,
+      "data/replaced/mine": 2,
+  }
+  assert state.replaced.tolist() == [4, 2, 2]
+
+
 def test_the_temperature_rises_to_its_limit_and_stays_there():
   rules = [("t", dict(decay="none")), (".*", None)]
   sgd = dict(name="sgd", lr=0.1, options=dict(momentum=0.0), schedule=rules)

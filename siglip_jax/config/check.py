@@ -18,6 +18,7 @@ from siglip_jax.config import overrides as overrides_lib
 from siglip_jax.config import schema
 from siglip_jax.config import sections
 from siglip_jax.config import strings
+from siglip_jax.config.sources import BOTH
 from siglip_jax.config.sources import LOADER
 from siglip_jax.data import pipeline
 from siglip_jax.errors import UserError
@@ -60,7 +61,7 @@ def fill(
         _add_missing(config[name], schema.defaults(constructor))
     loader = schema.defaults(pipeline.train_iterator)
     data = config["data"] if "data" in config else None
-    _add_missing(data, {k: v for k, v in loader.items() if k in LOADER})
+    _add_missing(data, {k: v for k, v in loader.items() if k in LOADER | BOTH})
 
 
 def _add_missing(section: Any, defaults: Mapping[str, Any]) -> None:
@@ -150,6 +151,11 @@ def _check_data(c: Mapping[str, Any]) -> None:
   data = c["data"]
   for key in data.keys() & LOADER.keys():
     _at_least(0, f"config.data.{key}", data[key])
+  for number, part in enumerate(data.get("mix") or ()):
+    name = f"config.data.mix[{number}]"
+    if not isinstance(part, Mapping):
+      raise UserError(f"{name} must be a dict of a source; got {part!r}.")
+    schema.check_keys(name, part, *sections.keys(c, "data", "mix"))
   if not 0 <= data["max_replaced_share"] <= 1:
     raise UserError(
         "config.data.max_replaced_share must be in [0, 1]; got"

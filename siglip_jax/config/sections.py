@@ -13,9 +13,10 @@ from siglip_jax import optim
 from siglip_jax import sharding
 from siglip_jax.config import options
 from siglip_jax.config import schema
+from siglip_jax.config.sources import BOTH
 from siglip_jax.config.sources import DATA
 from siglip_jax.config.sources import LOADER
-from siglip_jax.data import sources
+from siglip_jax.data import kinds
 from siglip_jax.evals import EVALUATORS
 from siglip_jax.models.text import TextTransformer
 from siglip_jax.models.two_towers import TwoTowers
@@ -50,8 +51,11 @@ def keys(config: Config, *path: str) -> tuple[dict[str, Any], list[str]]:
     case ():
       return schema.TOP_LEVEL | schema.OPTIONAL, list(schema.TOP_LEVEL)
     case ("data",):
-      known, required = schema.keys(sources.make)
-      return known | DATA | LOADER, [*required, *DATA]
+      known, required = schema.keys(kinds.make)
+      return known | DATA | LOADER | BOTH, [*required, *DATA]
+    case ("data", "mix"):
+      known, required = schema.keys(kinds.make)
+      return known | {"weight": float, "title": str}, [*required, "weight"]
     case ("preprocess",):
       return _PREPROCESS | {"variant": str}, list(_PREPROCESS)
     case ("model", "image"):
@@ -73,7 +77,7 @@ def keys(config: Config, *path: str) -> tuple[dict[str, Any], list[str]]:
       return schema.keys(init.Part)
     case ("evals", name):
       kind = EVALUATORS.get(_name(config, "evals", name, "type"))
-      known, required = schema.keys(*filter(None, [kind]), sources.make)
+      known, required = schema.keys(*filter(None, [kind]), kinds.make)
       return known | _EVAL, [*_EVAL, *required]
     case (name,) if name in CONSTRUCTORS:
       return schema.keys(CONSTRUCTORS[name])

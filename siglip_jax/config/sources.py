@@ -1,25 +1,38 @@
 """The training data of a config: the source, and how to read it."""
 
+from typing import Any
+
 import ml_collections
 
-from siglip_jax.data import sources
+from siglip_jax.data import kinds
+from siglip_jax.data.lanes import OrderSpec
+from siglip_jax.data.sources import Source
 
-# Keys of config.data that do not name the data; the others go to
-# `sources.make`.
+# Keys of config.data that do not name the data; the others go to `kinds.make`.
 DATA = {"pp": str, "max_replaced_share": float}
-LOADER = {"num_threads": int, "num_workers": int, "cache_mb": int}
+# Numbers that say how the data are read, for `pipeline.train_iterator`.
+LOADER = {
+    "num_threads": int,
+    "num_workers": int,
+    "cache_mb": int,
+    "prefetch": int,
+}
+# For both: a block is a part of the data, and of their order.
+BOTH = {"order": OrderSpec}
 
 
-def train_source(config: ml_collections.ConfigDict) -> sources.Source:
+def train_source(config: ml_collections.ConfigDict) -> Source:
   """Returns the source that config.data names."""
-  return sources.make(**{k: config.data[k] for k in source_keys(config)})
+  return kinds.make(**source_arguments(config))
 
 
-def source_keys(config: ml_collections.ConfigDict) -> list[str]:
-  """Returns the keys of config.data that name the data, for `sources.make`."""
-  return [k for k in config.data if k not in DATA | LOADER]
+def source_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns the part of config.data that names the data, for `kinds.make`."""
+  data = config.data.to_dict()
+  return {k: v for k, v in data.items() if k not in DATA | LOADER}
 
 
-def loader_options(config: ml_collections.ConfigDict) -> dict:
-  """Returns the part of config.data that the pipeline takes."""
-  return {k: config.data[k] for k in LOADER if k in config.data}
+def loader_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns the part of config.data that says how the data are read."""
+  data = config.data.to_dict()
+  return {k: v for k, v in data.items() if k in LOADER | BOTH}

@@ -11,9 +11,14 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from siglip_jax.data import pipeline
+from siglip_jax.data import order
+from siglip_jax.data.cache import Cache
 from siglip_jax.data.embeddings import Embeddings
+from siglip_jax.data.loader import chunks
+from siglip_jax.data.loader.examples import Share
+from siglip_jax.data.loader.examples import TrainingExamples
 from siglip_jax.data.preprocess import Preprocess
+from siglip_jax.data.preprocess import Record
 from siglip_jax.data.preprocess import arguments
 from siglip_jax.data.preprocess import parse
 from siglip_jax.data.sources import Source
@@ -104,8 +109,10 @@ def make(config: ml_collections.ConfigDict, source: Source) -> Preprocessing:
     stored = {"image": ((source.dim,), source.dtype)}
     _check_example("config.data.pp", train, source, stored | texts)
   else:
-    _check_example("config.data.pp", train, source, images | texts)
-    _check_example("config.preprocess.image", image, source, images)
+    parts = [part.source for part in getattr(source, "parts", ())]
+    for each in parts or [source]:
+      _check_example("config.data.pp", train, each, images | texts)
+      _check_example("config.preprocess.image", image, each, images)
   return Preprocessing(
       train=train,
       image=image,
@@ -122,17 +129,30 @@ def _variant(
   return zoo.get(section["variant"]) if "variant" in section else None
 
 
+def _one_example(source: Source, pp: Preprocess) -> Record:
+  """Returns an example as training would make it, of any order."""
+  if not len(source):
+    raise UserError("The data are empty: there is nothing to read.")
+  examples = TrainingExamples(
+      source,
+      pp,
+      cache=Cache(0),
+      indices=order.Global(len(source), seed=0).indices,
+      share=Share(first=0, batches=1, batch_size=1),
+  )
+  return chunks.one(examples, 0, 0)
+
+
 def _check_example(
     field: str, pp: Preprocess, source: Source, arrays: Mapping
 ) -> None:
   """Checks one example against the shapes and types that the model takes."""
-  batch = next(
-      pipeline.train_iterator(source, pp, batch_size=1, seed=0, total_steps=1)
-  )
+  example = _one_example(source, pp)
   for key, (shape, dtype) in arrays.items():
     got, expected = "none", f"{np.dtype(dtype)} of shape {shape}"
-    if key in batch:
-      got = f"{batch[key].dtype} of shape {batch[key].shape[1:]}"
+    if key in example:
+      value = np.asarray(example[key])
+      got = f"{value.dtype} of shape {value.shape}"
     if got != expected:
       raise UserError(
           f"{field} must make {key!r} {expected}, as config.image_size and"

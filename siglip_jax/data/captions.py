@@ -17,8 +17,8 @@ from pathlib import Path
 import stat
 import time
 
-from siglip_jax.data import folder_files
 from siglip_jax.data import opening
+from siglip_jax.data.tables import places
 from siglip_jax.errors import UserError
 
 NAME = "captions.jsonl"
@@ -45,7 +45,7 @@ class Listing:
 
   @functools.cached_property
   def _validation(self) -> list[bool]:
-    return [_in_validation(path) for path, _ in self.entries]
+    return [in_validation(path) for path, _ in self.entries]
 
 
 def read(path: Path) -> Listing:
@@ -152,17 +152,9 @@ def utf8(location: str, data: bytes) -> str:
 
 def _check_images(path: Path, entries: Sequence[tuple[str, str]]) -> None:
   """Raises UserError unless each image is a file in the folder."""
-  names: dict[str, set[str]] = {}  # directory, with its slash -> images
-  for image, _ in entries:
-    name = image.rpartition("/")[2]
-    names.setdefault(image[: len(image) - len(name)], set()).add(name)
-  root = os.path.realpath(path.parent)
+  images = (image for image, _ in entries)
   what = f"Looking for the images of {path}, directories"
-  missing, outside = set(), set()
-  for head in opening.track(names, what, total=len(names)):
-    absent, away = _look(root, head, names[head])
-    missing |= {head + name for name in absent}
-    outside |= {head + name for name in away}
+  missing, outside = places.look_up(path.parent, images, what, inside=True)
   if not missing and not outside:
     return
   wrong = missing | outside
@@ -177,38 +169,6 @@ def _check_images(path: Path, entries: Sequence[tuple[str, str]]) -> None:
   raise UserError(f"{path}, line {_line(path, index)}: {reason}.{more}")
 
 
-def _look(root: str, head: str, names: set[str]) -> tuple[set[str], set[str]]:
-  """Returns which names are missing in a directory, and which lead outside.
-
-  Args:
-    root: the folder, without links.
-    head: the directory, relative to the folder.
-    names: the names to look for.
-  """
-  folder = os.path.realpath(os.path.join(root, head))
-  if not folder_files.inside(folder, root):
-    return set(), names
-  missing, outside = set(names), set()
-  try:
-    with os.scandir(folder) as listing:
-      for entry in listing:
-        if entry.name not in missing:
-          continue
-        link = entry.is_symlink()
-        if link and not folder_files.inside(os.path.realpath(entry.path), root):
-          outside.add(entry.name)
-        if os.path.isfile(entry.path) if link else entry.is_file():
-          missing.discard(entry.name)
-  except PermissionError:
-    pass  # files may be readable in a directory that is not
-  except OSError:
-    return missing, outside
-  # Some file systems take a name in capitals for the same.
-  left = missing - outside
-  missing = {n for n in left if not os.path.isfile(os.path.join(folder, n))}
-  return missing, outside
-
-
 def _line(path: Path, index: int) -> int:
   """Returns the number of the line that holds the entry with an index."""
   for chunk in _chunks(path):
@@ -219,5 +179,6 @@ def _line(path: Path, index: int) -> int:
   return 0
 
 
-def _in_validation(path: str) -> bool:
+def in_validation(path: str) -> bool:
+  """Whether a hash of an image's path puts it in validation: a twentieth."""
   return hashlib.sha256(os.fsencode(path)).digest()[0] < 256 / 20

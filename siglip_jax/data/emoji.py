@@ -23,8 +23,8 @@ import tensorflow_datasets as tfds
 
 from siglip_jax import cli
 from siglip_jax.data import emoji_splits
-from siglip_jax.data import sources
 from siglip_jax.data import tokenizer
+from siglip_jax.data.tfds import tfds_source
 
 LANGUAGES = tuple("ar de en es fa fr id it ja ko pt ru tr zh".split())
 SIZE = 72  # pixels; the side of Twemoji's PNGs
@@ -149,7 +149,7 @@ def build(data_dir: str | Path) -> Path:
   folder = Path(builder.data_dir)
   model = folder / "tokenizer.model"
   if not model.exists():
-    train = sources.tfds_source("emoji", "train", data_dir=data_dir)
+    train = tfds_source("emoji", "train", data_dir=data_dir)
     names = (
         name
         for i in range(len(train))

@@ -7,19 +7,19 @@ import hashlib
 import itertools
 import os
 from pathlib import Path
-import stat
 from typing import Any
 
 import numpy as np
 
-from siglip_jax import files
 from siglip_jax.data import captions
 from siglip_jax.data import folder_files
 from siglip_jax.data import opening
 from siglip_jax.data.images import ImageError
+from siglip_jax.data.tables import metadata
 from siglip_jax.errors import UserError
 
 IMAGES = folder_files.IMAGES
+check_local = folder_files.check_local
 _CHUNK = 4096  # examples
 _THREADS = 16  # wait for a network file system together
 
@@ -70,11 +70,12 @@ class FolderSource:
 def folder_source(path: str | Path, split: str = "all") -> FolderSource:
   """Returns a source of the captioned images in a folder.
 
-  Captions are in a .txt beside each image, or in a captions.jsonl that names
-  the images.
+  Captions are in a .txt beside each image, in a captions.jsonl that names the
+  images, or in a metadata.jsonl or metadata.csv with `file_name` and `text`.
 
   Args:
-    path: the folder; its subfolders are read, too.
+    path: the folder; its subfolders are read, too, and links to folders
+      elsewhere.
     split: "all", "train" or "validation". A hash of an image's path puts a
       twentieth of the images in validation.
 
@@ -82,7 +83,7 @@ def folder_source(path: str | Path, split: str = "all") -> FolderSource:
     UserError: when the folder does not exist or has no images, an image has no
       caption, or a caption file is not UTF-8 or has another format.
   """
-  folder = _existing(path)
+  folder = folder_files.existing(path)
   if split not in ("all", "train", "validation"):
     raise UserError(
         f"The split of a folder is all, train or validation; got {split!r}."
@@ -104,42 +105,14 @@ def folder_source(path: str | Path, split: str = "all") -> FolderSource:
   return FolderSource(folder, entries)
 
 
-def check_local(path: str | Path) -> None:
-  """Raises UserError if the path of data is a URL."""
-  if files.is_remote(path):
-    raise UserError(
-        f"Data are read from a folder of this machine; got {path}. Mount the"
-        " bucket, or copy the data, and give that folder."
-    )
-
-
-def _existing(path: str | Path) -> Path:
-  check_local(path)
-  folder = Path(os.path.expanduser(path))
-  try:
-    is_folder = stat.S_ISDIR(folder.stat().st_mode) and str(path) != ""
-  except (FileNotFoundError, NotADirectoryError):
-    is_folder = None
-  except (OSError, ValueError) as e:
-    reason = getattr(e, "strerror", None) or e
-    raise UserError(f"The folder {folder} cannot be read: {reason}.") from None
-  if is_folder:
-    return folder
-  if is_folder is None or not str(path):
-    raise UserError(
-        f"There is no folder {folder if str(path) else repr(path)}: give a"
-        " folder of images."
-    )
-  raise UserError(
-      f"{folder} is a file: give the folder of images that it belongs to."
-  )
-
-
 def _listing(folder: Path) -> captions.Listing:
   path = folder / captions.NAME
   # A link to nothing does not exist, and must not pass for no file.
   if os.path.lexists(path):
     return captions.read(path)
+  table = folder_files.metadata(folder)
+  if table is not None:
+    return metadata.read(table)
   images = folder_files.images_with_txt(folder)
   texts: list[str] = []
   what = f"Reading captions of {folder}, images"

@@ -47,13 +47,14 @@ def track(
     yield part
     done += size(part)
     if (now := time.monotonic()) >= due:
-      _say(f"{what}: {done}{end}")
+      say(f"{what}: {done}{end}")
       due = now + _EVERY
   seconds = time.monotonic() - begin
   if seconds >= _FIRST:
-    _say(f"{what}: {done} in {seconds:.0f} s")
+    say(f"{what}: {done} in {seconds:.0f} s")
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+  """Prints a line on stderr, unless it is silenced."""
   if not _silent:
     print(line, file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@
 before the first random one return can therefore be cached (`cache.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 import inspect
 import string
 from typing import Any
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from siglip_jax.data import colors
 from siglip_jax.data import images
 from siglip_jax.errors import UserError
 
@@ -25,23 +26,39 @@ _FILTERS = {
 }
 _ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in JPEG
 
 
 def decode(record, near=None, alpha="white"):
-  """Decodes to RGB.
+  """Decodes to RGB, in training and in evaluation alike.
 
   Transparent pixels become white, or keep their color with alpha="ignore".
+  `near` is a side in pixels that is enough for what follows: a JPEG is decoded
+  at the smallest of 1/8, 1/4, 1/2 and 1 of its size that has this side. Before
+  inception_crop, its smallest part must have this side: with area_min=25, of
+  which the side is half, the image has 2 * near.
   """
-  if alpha not in ("white", "ignore"):
-    raise UserError(f"decode: alpha must be white or ignore; got {alpha!r}.")
-  image = images.decode(record["image"], near=near, alpha=alpha == "ignore")
-  return record | {"image": image[..., :3]}
+  _check_decode(near, alpha)
+  image = images.decode(record["image"], near=near, alpha=alpha)
+  return record | {"image": image}
+
+
+def decode_to_pillow(record, near=None, alpha="white"):
+  """Decodes as `decode` does, to an image of Pillow for `resize`."""
+  _check_decode(near, alpha)
+  image = images.decode(record["image"], near=near, alpha=alpha, pillow=True)
+  return record | {"image": image}
+
+
+def takes_pillow(name: str, options: Mapping[str, Any]) -> bool:
+  """Whether an operation with these arguments takes an image of Pillow."""
+  if name not in ("resize", "resize_small"):
+    return False
+  return str(options["method"]) in _FILTERS and options.get("antialias", True)
 
 
 def decode_rgba(record):
   """Decodes to RGBA, for `background`."""
-  return record | {"image": images.decode(record["image"], alpha=True)}
+  return record | {"image": images.decode(record["image"], alpha="keep")}
 
 
 def background(record, rng, color: Any = "random", p=1.0):
@@ -57,18 +74,25 @@ def background(record, rng, color: Any = "random", p=1.0):
 
 
 def resize(record, size, method="bilinear", *, antialias=True):
-  """Resizes to size x size, or to (h, w), without keeping the aspect ratio."""
+  """Resizes to size x size, or to (h, w), without keeping the aspect ratio.
+
+  The methods "bilinear", "bicubic", "lanczos" and "area" are Pillow's, where
+  "area" is its box filter. "area_cv2" is OpenCV's area: each pixel counts by
+  its part that is covered, and a side that grows is interpolated.
+  """
   h, w = (size, size) if isinstance(size, int) else size
   if not antialias:
     return _resize_without_antialias(record, h, w, method)
-  return _with_pil(record, lambda i: i.resize((w, h), _FILTERS[method]))
+  return _resized(record, (w, h), method)
 
 
 def resize_small(record, size, method="bilinear"):
   """Resizes the smaller side to `size`, keeping the aspect ratio."""
-  h, w = record["image"].shape[:2]
+  image = record["image"]
+  pillow = isinstance(image, Image.Image)
+  h, w = image.size[::-1] if pillow else image.shape[:2]
   new = (round(w * size / min(h, w)), round(h * size / min(h, w)))
-  return _with_pil(record, lambda i: i.resize(new, _FILTERS[method]))
+  return _resized(record, new, method)
 
 
 def central_crop(record, size):
@@ -138,89 +162,45 @@ def affine(record, rng, degrees=15, shift=0.1, zoom_min=0.8, zoom_max=1.1):
   return record | {"image": image}
 
 
-def color_jitter(
-    record, rng, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
-):
-  """Changes brightness, contrast, saturation and hue by random amounts.
-
-  An argument x means a factor from 1 - x to 1 + x. For hue, it means a rotation
-  by up to x of the circle.
-  """
-  image = _rgb(record)
-  matrix, offset = np.eye(3), 0.0
-  if brightness:
-    matrix = matrix * rng.uniform(1 - brightness, 1 + brightness)
-  if contrast:
-    factor = rng.uniform(1 - contrast, 1 + contrast)
-    gray = _LUMA @ matrix @ cv2.mean(image)[:3]
-    matrix, offset = factor * matrix, (1 - factor) * gray
-  if saturation:
-    # The offset is a gray, which saturation and hue leave unchanged.
-    matrix = _saturate(rng.uniform(1 - saturation, 1 + saturation)) @ matrix
-  if hue:
-    matrix = _turn_hue(2 * np.pi * rng.uniform(-hue, hue)) @ matrix
-  colors = np.column_stack([matrix, np.full(3, offset)])
-  return record | {"image": cv2.transform(image, colors)}
-
-
-def blur(record, rng, radius=1.0, p=0.5):
-  """Applies a Gaussian blur of up to `radius` pixels with probability p."""
-  if rng.random() >= p:
-    return record
-  image = np.ascontiguousarray(record["image"])
-  sigma = max(rng.uniform(0, radius), 1e-6)
-  return record | {"image": cv2.GaussianBlur(image, (0, 0), sigma)}
-
-
-def grayscale(record, rng, p=0.1):
-  """Removes the color with probability p."""
-  if rng.random() >= p:
-    return record
-  return record | {"image": cv2.transform(_rgb(record), _saturate(0.0))}
-
-
-def redraw(record, rng, p=0.5, strength=1.0):
-  """Adds or removes outlines with probability p.
-
-  Half of the time, dark lines of up to two pixels are painted over; otherwise
-  edges are darkened by up to `strength`. This makes line drawings and flat
-  drawings more alike.
-  """
-  if rng.random() >= p:
-    return record
-  image = np.ascontiguousarray(record["image"])
-  square = np.ones((3, 3), np.uint8)
-  if rng.random() < 0.5:
-    return record | {"image": cv2.dilate(image, square)}
-  edges = cv2.morphologyEx(image, cv2.MORPH_GRADIENT, square)
-  amount = rng.uniform(0, strength)
-  return record | {"image": cv2.addWeighted(image, 1.0, edges, -amount, 0.0)}
-
-
 def copy(record, inkey, outkey):
   """Stores the value of `inkey` under `outkey` as well."""
   return record | {outkey: record[inkey]}
 
 
-def choice(record, rng, *inkeys, outkey="text"):
-  """Stores the value of a random one of `inkeys` under `outkey`."""
-  return record | {outkey: record[inkeys[rng.integers(len(inkeys))]]}
+def choice(record, rng, *inkeys, outkey="text", p=None):
+  """Stores the value of a random one of `inkeys` under `outkey`.
+
+  `p` has the probability of each key; by default they are equal. Blank texts,
+  empty lists and None are passed over, and the probabilities of the other keys
+  grow alike; a key with probability 0 is for records where all others are
+  empty. If all are, the value is "". A key that a record lacks is an error.
+  """
+  weights = _weights(p, len(inkeys))
+  keys = [i for i, key in enumerate(inkeys) if not _is_empty(record[key])]
+  if not keys:
+    return record | {outkey: ""}
+  shares = np.array([weights[i] for i in keys])
+  if p is None or not shares.any():
+    number = rng.integers(len(keys))
+  else:
+    number = rng.choice(len(keys), p=shares / shares.sum())
+  return record | {outkey: record[inkeys[keys[number]]]}
 
 
 def pick(record, rng, key, outkey="text"):
   """Stores a random one of the texts listed under `key` under `outkey`.
 
-  A text that is not in a list is taken as it is.
+  Blank texts are passed over, and if there is no other, the text is "". A text
+  that is not in a list is taken as it is.
   """
   texts = record[key]
-  texts = [texts] if isinstance(texts, str) else texts
+  if isinstance(texts, str):
+    return record | {outkey: texts}
   if not isinstance(texts, list | tuple | np.ndarray):
     raise UserError(f"pick takes a list of texts; {key!r} is {named(texts)}.")
-  if not len(texts):
-    raise UserError(
-        f"pick takes a list of texts; {key!r} is empty. Leave such examples"
-        " out."
-    )
+  texts = [text for text in texts if not _is_empty(text)]
+  if not texts:
+    return record | {outkey: ""}
   text = texts[rng.integers(len(texts))]
   text = text.decode() if isinstance(text, bytes) else text
   if not isinstance(text, str):
@@ -299,49 +279,68 @@ def _check_crop(h, w, size):
     )
 
 
-def _rgb(record):
-  image = np.ascontiguousarray(record["image"])
-  if image.shape[2:] != (3,):
+def _check_decode(near, alpha):
+  if alpha not in ("white", "ignore"):
+    raise UserError(f"decode: alpha must be white or ignore; got {alpha!r}.")
+  if near is not None and (not isinstance(near, int) or near < 1):
     raise UserError(
-        f"Colors need RGB; got pixels of shape {image.shape[2:]}. Put decode or"
-        " background before."
+        f"decode: near must be a side in pixels, as in near=224; got {near!r}."
     )
-  return image
 
 
-def _saturate(factor):
-  """Returns the matrix that scales the distance of colors from their gray."""
-  return factor * np.eye(3) + (1 - factor) * np.tile(_LUMA, (3, 1))
+def _weights(p, number):
+  """Returns the probabilities of `choice` for a number of keys, checked."""
+  if p is None:
+    return [1.0] * number
+  numbers = isinstance(p, list | tuple) and all(
+      isinstance(x, int | float) and x >= 0 for x in p
+  )
+  if not numbers or len(p) != number or abs(sum(p) - 1) > 1e-6:
+    raise UserError(
+        f"choice takes a probability for each of its {number} keys, which add"
+        f" up to 1, as p=(0.8, 0.2) for two keys; got {p!r}."
+    )
+  return p
 
 
-def _turn_hue(angle):
-  """Returns the matrix that rotates colors about gray in YIQ, keeping luma."""
-  to_yiq = np.stack([_LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-  cos, sin = np.cos(angle), np.sin(angle)
-  turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
-  return np.linalg.solve(to_yiq, turn @ to_yiq)
+def _is_empty(value) -> bool:
+  """Whether a value holds no text: None, a blank text or an empty list."""
+  if isinstance(value, str | bytes):
+    return not value or value.isspace()
+  if isinstance(value, list | tuple | np.ndarray):
+    return not len(value)
+  return value is None
+
+
+def _resized(record, size, method):
+  """Resizes to (width, height) with antialias."""
+  if method != "area_cv2":
+    image = images.resize(record["image"], size, _FILTERS[method])
+    return record | {"image": image}
+  image = np.ascontiguousarray(record["image"])
+  h, w = image.shape[:2]
+  smaller = min(size[0], w), min(size[1], h)
+  image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+  if smaller != size:
+    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+  return record | {"image": image}
 
 
 def _resize_without_antialias(record, h, w, method):
   """Resizes by bilinear interpolation without antialiasing.
 
   TensorFlow's resize does this by default, and so does big_vision's. Both
-  truncate fractional byte values.
+  truncate fractional byte values, which OpenCV would round. It interpolates
+  sixteen bits here, of which the upper eight are kept: a value that is less
+  than 1/512 below the next one becomes that.
   """
   if method != "bilinear":
     raise UserError(
         f"resize without antialias must be bilinear; got {method!r}."
     )
-  image = np.ascontiguousarray(record["image"], dtype=np.float32)
+  image = np.left_shift(record["image"], 8, dtype=np.uint16, order="C")
   image = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
-  # Interpolating between four equal bytes may round to just below them. The
-  # margin keeps truncation from turning that into the next lower byte.
-  return record | {"image": (image + 1e-3).astype(np.uint8)}
-
-
-def _with_pil(record, function: Callable[[Image.Image], Image.Image]):
-  image = function(Image.fromarray(np.ascontiguousarray(record["image"])))
-  return record | {"image": np.asarray(image)}
+  return record | {"image": (image >> 8).astype(np.uint8)}
 
 
 # The only registry of operations. ON_IMAGES work on uint8 images or embeddings
@@ -357,10 +356,10 @@ ON_IMAGES = (
     inception_crop,
     flip_lr,
     affine,
-    color_jitter,
-    blur,
-    grayscale,
-    redraw,
+    colors.color_jitter,
+    colors.blur,
+    colors.grayscale,
+    colors.redraw,
     pick_crop,
 )
 ON_ANYTHING = (copy, choice, pick, keep, lower, strip_punctuation)

@@ -45,18 +45,29 @@ def batches(
 def to_device(
     batches: Iterable[Mapping], to: jax.sharding.Sharding, ahead: int = 2
 ) -> Iterator[dict[str, jax.Array]]:
-  """Yields local batches as global arrays, keeping `ahead` in flight."""
+  """Yields local batches as global arrays, keeping `ahead` in flight.
+
+  JAX copies a batch to the devices while the next ones are read, or uses it
+  where it lies. It refers to the batch until then, and nothing here does, so
+  that the loader knows when it may use the memory again.
+  """
   queue: collections.deque = collections.deque()
   for batch in batches:
-    image = batch["image"].reshape(len(batch["image"]), -1)
-    local = dict(batch, image=image)  # rows of bytes: see make_train_step
-    queue.append(
-        {
-            k: jax.make_array_from_process_local_data(to, local[k])
-            for k in ("image", "text", "replaced")
-        }
-    )
+    queue.append(_put(batch, to))
+    del batch
     if len(queue) > ahead:
       yield queue.popleft()
   while queue:
     yield queue.popleft()
+
+
+def _put(
+    batch: Mapping[str, np.ndarray], to: jax.sharding.Sharding
+) -> dict[str, jax.Array]:
+  """Returns the global batch of which a process has these rows."""
+  image = batch["image"].reshape(len(batch["image"]), -1)
+  local = dict(batch, image=image)  # rows of bytes: see make_train_step
+  return {
+      k: jax.make_array_from_process_local_data(to, local[k])
+      for k in ("image", "text", "replaced")
+  }

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import dataclasses
 import difflib
 import inspect
+import math
 import os
 from typing import Any
 
@@ -68,7 +69,8 @@ class Preprocess:
     self.value_range: tuple[float, float] | None = None
     self.tokenizer: Tokenizer | None = None
     self._ops: list[_Operation] = []
-    for name, args, kwargs in parse(spec):
+    calls = parse(spec)
+    for i, (name, args, kwargs) in enumerate(calls):
       if self.value_range and name not in _AFTER_VALUE_RANGE:
         raise UserError(
             "value_range must be the last operation on images, which are"
@@ -90,17 +92,24 @@ class Preprocess:
         model = options.pop("model")
         self.tokenizer = Tokenizer(tokenizer_path or model)
         self._ops.append(_encoding(self.tokenizer, options))
+      elif name == "decode":
+        self._ops.append(_decoding(calls[i:]))
       else:
         self._ops.append(_operation(name, args, kwargs))
-    random = [op.random for op in self._ops]
-    self._fixed = random.index(True) if any(random) else len(random)
+    end = len(self._ops)
+    numbers = [i for i, op in enumerate(self._ops) if op.random]
+    tokens = [i for i, op in enumerate(self._ops) if op.name == "tokenize"]
+    # Texts are tokenized many at a time, unless a random operation follows.
+    late = tokens and not any(i > tokens[-1] for i in numbers)
+    self._tokens = tokens[-1] if late else end
+    self._fixed = min([*numbers, self._tokens])
 
   def __call__(self, record: Record, rng: np.random.Generator) -> Record:
     """Runs all operations except value_range; does not modify the record."""
     return self.finish(self.begin(record), rng)
 
   def begin(self, record: Record) -> Record:
-    """Runs the operations before the first random one; deterministic."""
+    """Runs what precedes random operations and `tokenize`; deterministic."""
     record = dict(record)
     for op in self._ops[: self._fixed]:
       record = op(record, None)
@@ -108,10 +117,29 @@ class Preprocess:
 
   def finish(self, record: Record, rng: np.random.Generator) -> Record:
     """Runs the other operations on `begin`'s result without modifying it."""
+    return self.tokenize([self.draw(record, rng)])[0]
+
+  def draw(self, record: Record, rng: np.random.Generator) -> Record:
+    """Runs the operations of `finish` but those that `tokenize` runs."""
     record = dict(record)
-    for op in self._ops[self._fixed :]:
+    for op in self._ops[self._fixed : self._tokens]:
       record = op(record, rng)
     return record
+
+  def tokenize(self, records: Sequence[Record]) -> list[Record]:
+    """Runs `tokenize` and what follows it on results of `draw`, all at once.
+
+    It runs nothing if a random operation follows `tokenize`: `draw` did.
+    """
+    for op in self._ops[self._tokens :]:
+      try:
+        if op.name == "tokenize":
+          records = _encode_all(records, *op.args, **op.kwargs)
+          continue
+      except _FAILURES:
+        pass  # by the first record that fails alone
+      records = [op(record, None) for record in records]
+    return list(records)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,6 +281,46 @@ def _encoding(tokenizer: Tokenizer, options: dict) -> _Operation:
 def _encode(record, tokenizer, **options):
   text = ops.text_of(record, "tokenize")
   return record | {"text": tokenizer.encode(text, **options)}
+
+
+def _encode_all(records, tokenizer, **options):
+  texts = [ops.text_of(record, "tokenize") for record in records]
+  ids = tokenizer.encode_all(texts, **options)
+  return [r | {"text": row} for r, row in zip(records, ids, strict=True)]
+
+
+def _decoding(calls: Sequence[tuple[str, list, dict]]) -> _Operation:
+  """Returns `decode`, the first of the calls, as those that follow need it."""
+  names = [name for name, _, _ in calls]
+  options, *later = (arguments(*call) for call in calls)
+  later = list(zip(names[1:], later, strict=True))
+  options["near"] = _near_whole(options["near"], later)
+  pillow = bool(later) and ops.takes_pillow(*later[0])
+  function = ops.decode_to_pillow if pillow else ops.decode
+  return _Operation("decode", function, [], options)
+
+
+def _near_whole(
+    near: Any, later: Iterable[tuple[str, Mapping[str, Any]]]
+) -> Any:
+  """Returns the side that an image needs for a random part to have `near`.
+
+  Args:
+    near: the side that is enough for what follows, or None.
+    later: the operations that follow, with their arguments. One that resizes
+      before the part is taken decides alone.
+  """
+  for name, options in later:
+    if name in ("resize", "resize_small"):
+      return near
+    if name == "inception_crop":
+      percent = options["area_min"]
+      # Arguments of other types are for the operations to refuse.
+      if isinstance(near, int) and isinstance(percent, int | float):
+        side = math.sqrt(min(percent, 100) / 100) if percent > 0 else 0
+        return math.ceil(near / side) if side else None
+      return near
+  return near
 
 
 def _operation(name: str, args: list, kwargs: dict) -> _Operation:

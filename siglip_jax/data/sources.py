@@ -1,4 +1,4 @@
-"""Random access to records: TFDS data sets, folders, embeddings.
+"""Random access to records, in whatever form they are stored.
 
 A record is a flat dict. "image" is an encoded image, or its embeddings; texts
 are strings.
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from concurrent import futures
 import hashlib
-from pathlib import Path
 from typing import Any
 from typing import Protocol
 from typing import runtime_checkable
@@ -17,12 +16,9 @@ from typing import runtime_checkable
 from jaxtyping import Int
 import numpy as np
 
-from siglip_jax.data import folders
 from siglip_jax.data import opening
-from siglip_jax.data.embeddings import Embeddings
 from siglip_jax.data.images import ImageError
 from siglip_jax.data.ops import named
-from siglip_jax.data.tfds import tfds_source
 from siglip_jax.errors import UserError
 
 _THREADS = 16  # wait for a network file system together
@@ -37,8 +33,16 @@ class BadValue(UserError):
 class Source(Protocol):
   """A random-access source of records.
 
-  A source may also have `values(key)`, `image_ids()` and `digest()`; the
-  functions of these names below use them, or do without.
+  A source may also have `values(key)`, `image_ids()`, `digest()` and
+  `substitute(index, rng)`; the functions of these names below use them, or do
+  without. `values_of(key, indices)` is the column of some records alone. One
+  whose records hold several texts has `draw(record, rng)`, which returns a
+  record with one of them under "text".
+
+  One that lies in blocks, consecutive records that are read together, has
+  `block_starts`, the index of each block's first record and their number. If
+  blocks are fetched before records are read, it has `block_bytes(block)`,
+  `write_block(block, path)` and `use_blocks(folder)`; see `blocks`.
   """
 
   def __len__(self) -> int:
@@ -50,40 +54,6 @@ class Source(Protocol):
   def key(self, index: int) -> str:
     """Returns a readable name of a record, for messages."""
     ...
-
-
-def make(
-    *,
-    split: str,
-    name: str | None = None,
-    path: str | None = None,
-    data_dir: str | Path = "data",
-    embeddings: str | None = None,
-) -> Source:
-  """Returns the source that `name`, `path` or `embeddings` specifies.
-
-  Args:
-    split: the split to read.
-    name: a TFDS data set.
-    path: a folder of captioned images.
-    data_dir: TFDS data folder, for `name`.
-    embeddings: a folder that `python -m siglip_jax.embed` wrote.
-
-  Raises:
-    UserError: when not exactly one of the three is given, or it cannot be read.
-  """
-  if sum(x is not None for x in (name, path, embeddings)) != 1:
-    raise UserError(
-        "Data need either `name` (a TFDS data set), `path` (a folder of"
-        " images) or `embeddings` (a folder that siglip_jax.embed wrote); got"
-        f" name={name!r}, path={path!r}, embeddings={embeddings!r}."
-    )
-  if embeddings is not None:
-    folders.check_local(embeddings)
-    return Embeddings(embeddings, split)
-  if name is not None:
-    return tfds_source(name, split, data_dir=data_dir)
-  return folders.folder_source(str(path), split)
 
 
 def values(source: Source, key: str) -> list[Any]:
@@ -178,6 +148,12 @@ def distinct_images(
   return Subset(source, indices), rows
 
 
+def substitute(source: Source, index: int, rng: np.random.Generator) -> int:
+  """Returns the index of a record to read instead of an unreadable one."""
+  own = getattr(source, "substitute", None)
+  return own(index, rng) if own else int(rng.integers(len(source)))
+
+
 def digest(source: Source) -> str:
   """Returns a short digest, which differs where the data differ.
 
@@ -210,3 +186,19 @@ class Subset:
   def key(self, index: int) -> str:
     """Returns the record's name in the other source."""
     return self._source.key(int(self._indices[index]))
+
+  def values(self, key: str) -> list[Any] | None:
+    """Returns the value under `key` of each record, if the other can."""
+    read = getattr(self._source, "values_of", None)
+    return read(key, self._indices) if read else None
+
+  def image_ids(self) -> Sequence[Hashable]:
+    """Returns the image ids of the records in the other source."""
+    ids = image_ids(self._source)
+    return [ids[int(index)] for index in self._indices]
+
+  def digest(self) -> str:
+    """Returns a digest of the other source and of the indices."""
+    indices = np.asarray(self._indices, "<i8").tobytes()
+    words = digest(self._source).encode() + indices
+    return hashlib.sha256(words).hexdigest()[:12]

@@ -25,7 +25,6 @@ from sentencepiece import sentencepiece_model_pb2
 
 from siglip_jax import cli
 from siglip_jax import files
-from siglip_jax.data import sources
 from siglip_jax.errors import UserError
 
 EOS_ID = 1
@@ -102,10 +101,23 @@ class Tokenizer:
       pad_value: int = 1,
       space: str = "plain",
   ) -> Int32[np.ndarray, " L"]:
-    """Returns token ids, cut or padded to `max_len`.
+    """Returns token ids of a text, as `encode_all` does of several."""
+    options = {"eos": eos, "pad_value": pad_value, "space": space}
+    return self.encode_all([text], max_len=max_len, **options)[0]
+
+  def encode_all(
+      self,
+      texts: Sequence[str],
+      *,
+      max_len: int,
+      eos: str = "sticky",
+      pad_value: int = 1,
+      space: str = "plain",
+  ) -> Int32[np.ndarray, "N L"]:
+    """Returns token ids of texts, cut or padded to `max_len`.
 
     Args:
-      text: any string.
+      texts: any strings.
       max_len: length of the result.
       eos: "sticky" ends a text in the end-of-sentence id even if the text is
         cut, "yes" adds the id if there is room, "none" never adds it.
@@ -115,21 +127,23 @@ class Tokenizer:
         becomes one space, and the text is preceded by an explicit space symbol.
     """
     if space == "marked":
-      ids = self._model.encode_marked(text)
+      lists = [self._model.encode_marked(text) for text in texts]
     elif space == "plain":
-      ids = self._model.encode(text)
+      lists = self._model.encode(texts)
     else:
       raise UserError(f"space must be plain or marked; got {space!r}.")
-    if eos == "sticky":
-      ids = ids[: max_len - 1] + [self.eos_id]
-    elif eos == "yes":
-      ids = (ids + [self.eos_id])[:max_len]
-    elif eos == "none":
-      ids = ids[:max_len]
-    else:
-      raise UserError(f"eos must be sticky, yes or none; got {eos!r}.")
-    padding = [pad_value] * (max_len - len(ids))
-    return np.array(ids + padding, np.int32)
+    rows = np.full((len(texts), max_len), pad_value, np.int32)
+    for row, ids in zip(rows, lists, strict=True):
+      if eos == "sticky":
+        ids = ids[: max_len - 1] + [self.eos_id]
+      elif eos == "yes":
+        ids = (ids + [self.eos_id])[:max_len]
+      elif eos == "none":
+        ids = ids[:max_len]
+      else:
+        raise UserError(f"eos must be sticky, yes or none; got {eos!r}.")
+      row[: len(ids)] = ids
+    return rows
 
 
 def sentencepiece_proto(data: bytes) -> Any:
@@ -164,8 +178,9 @@ class _SentencePiece:
     self.vocab_size = self._model.vocab_size()
     self.eos_id = self._model.eos_id()
 
-  def encode(self, text: str) -> list[int]:
-    return self._model.encode(text)
+  def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    # The loader has its own threads.
+    return self._model.encode(list(texts), num_threads=1)
 
   def encode_marked(self, text: str) -> list[int]:
     # Encode after another piece, as transformers does: if several segmentations
@@ -203,8 +218,9 @@ class _Json:
       )
     self.eos_id = next(i for i in ids if i is not None)
 
-  def encode(self, text: str) -> list[int]:
-    return self._model.encode(text, add_special_tokens=False).ids
+  def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    encode = self._model.encode  # encode_batch would start threads
+    return [encode(text, add_special_tokens=False).ids for text in texts]
 
   def encode_marked(self, text: str) -> list[int]:
     del text
@@ -263,30 +279,28 @@ def train(texts: Iterable[str], path: str | Path, *, vocab_size: int) -> None:
 
 def define_flags() -> None:
   """Defines the flags of the command."""
-  flags.DEFINE_string("path", None, "Folder of captioned images.")
-  flags.DEFINE_string("name", None, "TFDS data set, instead of --path.")
-  flags.DEFINE_string("data_dir", "data", "TFDS data folder, for --name.")
-  flags.DEFINE_string("split", "train", "Split whose texts are read.")
-  flags.DEFINE_string("text", "text", "Record key of a text or several.")
+  # Encoding, which every process of a loader does, needs no data sets.
+  from siglip_jax.data import named
+
+  named.define_flags()
+  flags.DEFINE_string("text", None, "Key of a text or several; or of a column.")
   flags.DEFINE_string("out", "tokenizer.model", "Tokenizer file to write.")
   flags.DEFINE_integer("vocab_size", 8000, "Maximum number of pieces.")
+  flags.DEFINE_integer("most", 1_000_000, "Maximum number of records to read.")
 
 
 def main(argv: Sequence[str]) -> None:
-  """Trains a tokenizer on the captions of a folder or a TFDS data set."""
+  """Trains a tokenizer on the captions of data."""
   del argv
+  from siglip_jax.data import named
+  from siglip_jax.data import sources
+
   args = flags.FLAGS
-  if bool(args.path) == bool(args.name):
-    raise UserError(
-        "--path=FOLDER is needed, images with captions, or --name=DATA_SET of"
-        " TFDS; give one of the two."
-    )
-  where = {"path": args.path} if args.path else {"name": args.name}
-  source = sources.make(split=args.split, data_dir=args.data_dir, **where)
-  try:
-    captions = sources.captions(source, args.text)
-  except sources.BadValue as e:
-    raise UserError(f"{e} Give another key as --text.") from None
+  source = named.source(args.text)
+  step = -(-len(source) // max(args.most, 1))
+  if step > 1:
+    source = sources.Subset(source, range(0, len(source), step))
+  captions = sources.captions(source, "text")
   lists = ([c] if isinstance(c, str) else c for c in captions)
   texts = list(itertools.chain.from_iterable(lists))
   train(texts, args.out, vocab_size=args.vocab_size)

@@ -25,6 +25,7 @@ from siglip_jax import sharding
 from siglip_jax.config import check as config_check
 from siglip_jax.config import sources as config_sources
 from siglip_jax.data import embeddings
+from siglip_jax.data import kinds
 from siglip_jax.data import ops
 from siglip_jax.data import sources
 from siglip_jax.data.preprocess import Preprocess
@@ -92,8 +93,8 @@ def embed(
         " run on embeddings: leave `embeddings` out of --config."
     )
   folder = Path(out).expanduser()
-  data = {k: config.data[k] for k in config_sources.source_keys(config)}
-  source = sources.make(**data | {"split": options.split})
+  data = config_sources.source_arguments(config)
+  source = kinds.make(**{**data, "split": options.split})
   spec = _image_spec(config, options.crops)
   image, origin = tower.load(config, model, options.model, options.step)
   header = {
@@ -236,8 +237,8 @@ def _write_shards(
   """Writes this process's missing shards."""
   parts = _missing(paths, options.shard_size, len(crops.source))
   size = _batch_size(options, crops.count)
-  loader = config_sources.loader_options(config)
-  loader.pop("cache_mb", None)
+  options_of_loader = config_sources.loader_options(config)
+  loader = {k: options_of_loader[k] for k in ("num_threads", "num_workers")}
   batches = views.batches(crops, parts.values(), size, **loader)
   results = _encode_ahead(batches, encode)
   total = sum(map(len, parts.values()))

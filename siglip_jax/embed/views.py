@@ -7,15 +7,16 @@ embeddings would pair its text with a wrong image forever.
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import Any
 
 from absl import logging
-import grain
 import numpy as np
 
 from siglip_jax.data import embeddings
-from siglip_jax.data import pipeline
 from siglip_jax.data import sources
 from siglip_jax.data.images import ImageError
+from siglip_jax.data.loader import chunks
+from siglip_jax.data.loader.batches import Batches
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.data.sources import Source
 from siglip_jax.errors import UserError
@@ -95,15 +96,24 @@ class Crops:
     return [(self._seed, number, crop) for crop in range(self._crops)]
 
 
-class _Slots:
-  """A loader of examples by place in the batches; number -1 is padding."""
+class _Places:
+  """The examples of batches, by their places; number -1 is padding."""
 
-  def __init__(self, make: Crops, numbers: np.ndarray):
+  def __init__(self, make: Crops, numbers: np.ndarray, rows: int):
     self._make, self._numbers = make, numbers
+    self.rows, self.batches = rows, len(numbers) // rows
 
-  def __call__(self, slot: int) -> Example:
-    number = int(self._numbers[slot])
-    return self._make(number) if number >= 0 else self._make.padding()
+  def begin(self, batch: int, row: int) -> chunks.Begun:
+    """Reads an example."""
+    number = int(self._numbers[batch * self.rows + row])
+    make = self._make
+    key, images, record = make(number) if number >= 0 else make.padding()
+    values = {"keys": np.int64(key), "images": images, "records": record}
+    return chunks.Begun(values, number, {})
+
+  def finish(self, begun: Sequence[chunks.Begun]) -> list[dict[str, Any]]:
+    """Returns the values of examples."""
+    return [dict(one.record) for one in begun]
 
 
 def batches(
@@ -133,15 +143,9 @@ def batches(
   """
   padded = [np.pad(p, (0, -len(p) % size), constant_values=-1) for p in parts]
   numbers = np.concatenate([np.zeros(0, int), *padded])
-  dataset = grain.MapDataset.range(len(numbers)).map(_Slots(make, numbers))
-  dataset = dataset.batch(size, batch_fn=_stack)
-  return pipeline.iterate(dataset, num_threads, num_workers)
-
-
-def _stack(examples: Sequence[Example]) -> dict:
-  keys, images, records = zip(*examples, strict=True)
-  return {
-      "keys": np.array(keys),
-      "images": np.concatenate(images),
-      "records": list(records),
-  }
+  places = _Places(make, numbers, size)
+  for batch in Batches(
+      places, num_threads=num_threads, num_workers=num_workers
+  ):
+    images = batch["images"]
+    yield batch | {"images": images.reshape(-1, *images.shape[2:])}

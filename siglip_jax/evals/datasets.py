@@ -2,17 +2,25 @@
 
 from collections.abc import Iterator
 from collections.abc import Sequence
+from concurrent import futures
 import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 import numpy as np
 
+from siglip_jax.data import kinds
+from siglip_jax.data import opening
 from siglip_jax.data import sources
+from siglip_jax.data.images import ImageError
+from siglip_jax.data.images import decode
 from siglip_jax.errors import UserError
 from siglip_jax.evals.retrieval import Retrieval
 from siglip_jax.evals.zeroshot import Zeroshot
+
+_THREADS = 16  # wait for storage together
 
 
 def classification(
@@ -25,8 +33,9 @@ def classification(
     class_file: str | None = None,
     templates: Sequence[str] = ("{}",),
     gallery: int = 24,
+    class_folders: bool = False,
     embeddings: str | None = None,
-    **data,
+    **data: Any,
 ) -> Zeroshot:
   """Returns the zero-shot classification of a split.
 
@@ -37,6 +46,8 @@ def classification(
       this split and the splits `classes`.
     label: record key of the true class number; the candidates are the lines of
       `class_file`.
+    class_folders: whether `path` is a folder with a folder for each class, in
+      which "label" is the number of an image's folder, in sorted order.
     classes: further splits to take class names from.
     class_file: text file with one class name per line, in label order.
     templates: prompts; "{}" stands for the class name.
@@ -49,15 +60,13 @@ def classification(
     UserError: neither `text` nor `label` with `class_file` is given, or the
       data do not have what they name.
   """
+  if class_folders:
+    data = {**data, "templates": ("{}",)}
   source = _images(split, embeddings, data)
   if text is not None and label is None:
     truths = _texts(source, text)
     names = sorted(
-        {
-            n
-            for s in classes
-            for n in _texts(sources.make(split=s, **data), text)
-        }
+        {n for s in classes for n in _texts(kinds.make(split=s, **data), text)}
         | set(truths)
     )
     number = {n: i for i, n in enumerate(names)}
@@ -87,7 +96,8 @@ def retrieval(
     text: str = "text",
     image_id: str | None = None,
     embeddings: str | None = None,
-    **data,
+    leave_out_unreadable: bool = False,
+    **data: Any,
 ) -> Retrieval:
   """Returns image-text retrieval within a split.
 
@@ -99,13 +109,18 @@ def retrieval(
       an image. By default records do that name the same file of a folder.
     embeddings: folder of the images' embeddings, for a run without an image
       tower.
-    **data: `name`, `path`, `data_dir`, as in config.data.
+    leave_out_unreadable: whether to leave out images that cannot be decoded,
+      for data from the web. Otherwise they are an error. Each start of a run
+      decodes all images for it.
+    **data: `name`, `path`, `data_dir`, ..., as in config.data.
   """
   source = _images(split, embeddings, data)
+  if leave_out_unreadable and not embeddings:
+    source = _readable(source, dataset)
   images = sources.image_ids(source)
   if image_id is not None:
-    kinds = (str, int, np.integer)
-    images = _column(source, image_id, kinds, "a text or a whole number")
+    types = (str, int, np.integer)
+    images = _column(source, image_id, types, "a text or a whole number")
   with _advice():
     texts = sources.captions(source, text)
   return Retrieval(dataset=dataset, source=source, texts=texts, images=images)
@@ -113,8 +128,34 @@ def retrieval(
 
 def _images(split: str, embeddings: str | None, data) -> sources.Source:
   if embeddings:
-    return sources.make(split=split, embeddings=embeddings)
-  return sources.make(split=split, **data)
+    return kinds.make(split=split, embeddings=embeddings)
+  return kinds.make(split=split, **data)
+
+
+def _readable(source: sources.Source, dataset: str) -> sources.Source:
+  """Returns a source of the records whose images can be decoded."""
+
+  def readable(index: int) -> bool:
+    try:
+      decode(source[index]["image"])
+      return True
+    except (ImageError, OSError):
+      return False
+
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    each = pool.map(readable, range(len(source)))
+    what = f"Decoding images of config.evals for {dataset}"
+    good = list(opening.track(each, what, total=len(source)))
+  kept = [index for index, fine in enumerate(good) if fine]
+  if len(kept) < len(source):
+    logging.warning(
+        "%d of %d images of config.evals for %s cannot be read and are left"
+        " out",
+        len(source) - len(kept),
+        len(source),
+        dataset,
+    )
+  return sources.Subset(source, kept)
 
 
 def _texts(source: sources.Source, key: str) -> list[str]:
@@ -122,18 +163,18 @@ def _texts(source: sources.Source, key: str) -> list[str]:
 
 
 def _labels(source: sources.Source, key: str) -> list[int]:
-  kinds = (int, np.integer)
-  return [int(x) for x in _column(source, key, kinds, "a whole number")]
+  types = (int, np.integer)
+  return [int(x) for x in _column(source, key, types, "a whole number")]
 
 
 def _column(
-    source: sources.Source, key: str, kinds: tuple[type, ...], expected: str
+    source: sources.Source, key: str, types: tuple[type, ...], expected: str
 ) -> list[Any]:
-  """Returns the value under `key` of each record, all of the same kinds."""
+  """Returns the value under `key` of each record, all of the same types."""
   with _advice():
     values = sources.values(source, key)
     for index, value in enumerate(values):
-      if not isinstance(value, kinds) or isinstance(value, bool):
+      if not isinstance(value, types) or isinstance(value, bool):
         raise sources.bad_value(source, key, index, expected, value)
   return values
 

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import math
+from typing import Any
 
 from jaxtyping import Float
 import numpy as np
 
+from siglip_jax.data import kinds
 from siglip_jax.data import sources
 from siglip_jax.data.sources import Source
 from siglip_jax.errors import UserError
@@ -92,7 +94,7 @@ def validation_loss(
     batch_size: int,
     text: str = "text",
     embeddings: str | None = None,
-    **data,
+    **data: Any,
 ) -> ValidationLoss:
   """Returns the validation loss on a split.
 
@@ -112,7 +114,7 @@ def validation_loss(
   """
   if embeddings:
     data = {"embeddings": embeddings}
-  source = sources.make(split=split, **data)
+  source = kinds.make(split=split, **data)
   return ValidationLoss(
       dataset=dataset,
       source=source,

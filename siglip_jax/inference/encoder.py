@@ -20,7 +20,8 @@ from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.models import two_towers
 from siglip_jax.models.two_towers import TwoTowers
 
-_LOADER = ("num_threads", "num_workers")  # the cache is for epochs
+# The cache is for epochs.
+_LOADER = ("num_threads", "num_workers", "prefetch")
 
 
 class BatchEncoder:
@@ -36,8 +37,9 @@ class BatchEncoder:
     image: preprocessing of images, ending in value_range.
     text: preprocessing of texts, ending in tokenize; None to encode only ids.
     batch_size: number of examples per batch, over all devices.
-    loader: how `encode_source` reads: `num_threads` and `num_workers`, as of
-      `pipeline.eval_batches`. Other keys of config.data's loader are ignored.
+    loader: how `encode_source` reads: `num_threads`, `num_workers` and
+      `prefetch`, as of `pipeline.eval_batches`. Other keys of config.data's
+      loader are ignored.
     track: wrapper of batches, for a progress bar: called with the batches and
       their number, it returns the batches.
   """

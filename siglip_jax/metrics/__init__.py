@@ -11,6 +11,7 @@ from siglip_jax.metrics.loop import Delayed
 from siglip_jax.metrics.loop import Throughput
 from siglip_jax.metrics.loop import host_memory
 from siglip_jax.metrics.loop import phase_shares
+from siglip_jax.metrics.mixed import reading
 from siglip_jax.metrics.profiler import Profiler
 from siglip_jax.metrics.wandb_run import WandbRun
 from siglip_jax.metrics.wandb_run import check_wandb
@@ -30,6 +31,7 @@ __all__ = [
     "phase_shares",
     "read",
     "read_own",
+    "reading",
     "rewind",
     "stopped",
 ]

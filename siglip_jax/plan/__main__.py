@@ -30,6 +30,7 @@ from siglip_jax.models.two_towers import TwoTowers
 from siglip_jax.plan import chips
 from siglip_jax.plan import estimate
 from siglip_jax.plan import hlo
+from siglip_jax.plan import host
 from siglip_jax.plan import search
 from siglip_jax.plan import topology
 
@@ -52,7 +53,10 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Prints a plan; returns exit status 0 if the run fits, 1 if it does not."""
+  """Prints a plan; returns exit status 0 if the run fits, 1 if it does not.
+
+  It must fit in HBM, and its data in the memory of each host.
+  """
   del argv
   logging.set_verbosity(logging.WARNING)
   config = cli.config()
@@ -73,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     if plans:
       out.print(_search_table(plans, best))
     _show(best, out)
-  return 0 if best.fits else 1
+  return 0 if best.fits and best.host_fits else 1
 
 
 def plan(
@@ -87,10 +91,13 @@ def plan(
   with _status(f"Lowering {name}"):
     run, lowered = estimate.lower(config, where)
     text = lowered.as_text()
-  return _cached(
+  compiled = _cached(
       f"{text}{where.name}{config.total_steps}",
       lambda: _compile(name, run, lowered, where),
   )
+  # The program is the same for any loader, so this is not kept with it.
+  need = host.need(config, where.chip, where.chips)
+  return estimate.with_data(compiled, need)
 
 
 def _compile(name, run, lowered, where) -> estimate.Plan:
@@ -152,7 +159,7 @@ def _show(best: estimate.Plan, out: rich_console.Console) -> None:
   row("remat, mesh", f"{best.remat}, {best.mesh}")
   over = best.peak_hbm_bytes - best.hbm_bytes
   row(
-      "fits",
+      "fits in HBM",
       "yes" if best.fits else f"no: {_gib(over)} too much for each device",
   )
   row("peak HBM", f"{_gib(best.peak_hbm_bytes)} of {_gib(best.hbm_bytes)}")
@@ -171,11 +178,30 @@ def _show(best: estimate.Plan, out: rich_console.Console) -> None:
     row("all steps", f"{best.days_to_finish_estimate:.1f} days (estimate)")
     for name, traffic in best.collectives.items():
       row(f"{name}", f"{traffic['count']} a step, {_gib(traffic['bytes'])}")
+  _show_host(best, row)
   out.print(table)
   if not best.fits:
     out.print("What would help, the cheapest first:")
     for line in estimate.advice(best):
       out.print(f"- {line}")
+  if not best.host_fits:
+    out.print(
+        "The data need more memory than a host has. What would help: a smaller"
+        " config.data.prefetch, num_workers, cache_mb or cache_gb, a cache_dir"
+        " on a disk, or a slice with more hosts."
+    )
+
+
+def _show_host(best: estimate.Plan, row: Callable[[str, str], None]) -> None:
+  """Shows what each host needs for the data, and how fast it must be."""
+  of = f" of {_gb(best.host_bytes)}" if best.host_bytes else ""
+  hosts = "1 host" if best.hosts == 1 else f"each of {best.hosts} hosts"
+  row("data, host memory", f"{_gb(best.host_data_bytes)}{of}, {hosts}")
+  for name, size in best.host_data_parts.items():
+    if size:
+      row(f"  {name}", _gb(size))
+  if best.host_images_per_second is not None:
+    row("  images/s a host", f"{best.host_images_per_second:,.0f} (estimate)")
 
 
 def _by_name(kernels: Sequence[dict]) -> list[str]:
@@ -212,6 +238,10 @@ def _search_table(plans: Sequence[estimate.Plan], best: estimate.Plan):
 
 def _gib(size: float) -> str:
   return f"{size / 2**30:.2f} GiB"
+
+
+def _gb(size: float) -> str:
+  return f"{size / 1e9:.1f} GB"  # as machine types are sold
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ the bash scripts need; a test checks that the two agree.
 import dataclasses
 
 _GIB = 2**30
+_GB = 10**9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,9 @@ class Chip:
     cores_a_host: size of a host in a slice of several hosts, in the unit of
       accelerator types: cores, or chips for v5e and v6e.
     whole_host: size of the largest slice of one host, in the same unit.
+    units_a_chip: what a chip counts for in accelerator types.
+    host_memory: memory of a host, bytes for each of its chips (the cloud's
+      table of machine types); None if it is not known.
     options: arguments that `get_topology_desc` needs besides the name.
   """
 
@@ -51,12 +55,19 @@ class Chip:
   largest: int = 256
   cores_a_host: int = 8
   whole_host: int = 8
+  units_a_chip: int = 2
+  host_memory: int | None = None
   options: dict = dataclasses.field(default_factory=dict)
 
   @property
   def prefix(self) -> str:
     """The part of an accelerator type before its number, without the dash."""
     return self.accelerator.rpartition("-")[0]
+
+  def hosts(self, chips: int) -> int:
+    """Returns the number of hosts of a slice of so many chips."""
+    size = chips * self.units_a_chip
+    return -(-size // self.cores_a_host) if size > self.whole_host else 1
 
 
 CHIPS = {
@@ -98,6 +109,7 @@ CHIPS = {
         axes=3,
         accelerator="v4-8",
         runtime="tpu-ubuntu2204-base",
+        host_memory=407 * _GB // 4,  # ct4p-hightpu-4t
         options=dict(
             chip_config_name="megacore", chips_per_host_bounds=(2, 2, 1)
         ),
@@ -114,6 +126,8 @@ CHIPS = {
         accelerator="v5litepod-4",
         runtime="v2-alpha-tpuv5-lite",
         cores_a_host=4,
+        units_a_chip=1,
+        host_memory=192 * _GB // 4,  # ct5lp-hightpu-4t; 384 GB of 8 chips
     ),
     "v5p": Chip(
         kind="TPU v5",
@@ -126,6 +140,7 @@ CHIPS = {
         axes=3,
         accelerator="v5p-8",
         runtime="v2-alpha-tpuv5",
+        host_memory=448 * _GB // 4,  # ct5p-hightpu-4t
     ),
     "v6e": Chip(
         kind="TPU v6 lite",
@@ -139,6 +154,8 @@ CHIPS = {
         accelerator="v6e-4",
         runtime="v2-alpha-tpuv6e",
         cores_a_host=4,
+        units_a_chip=1,
+        host_memory=720 * _GB // 4,  # ct6e-standard-4t
     ),
 }
 

@@ -21,6 +21,7 @@ import numpy as np
 from siglip_jax import sharding
 from siglip_jax.plan import chips
 from siglip_jax.plan import hlo
+from siglip_jax.plan import host
 from siglip_jax.plan import topology
 from siglip_jax.run import Run
 
@@ -32,7 +33,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """The plan of a run on a slice. Bytes are per device.
+  """The plan of a run on a slice. Bytes are per device, if not of a host.
 
   If the program does not fit, times and rates are None, and kernels and
   collectives are empty.
@@ -60,6 +61,13 @@ class Plan:
     days_to_finish_estimate: time of all steps of the config, days.
     collectives: by name, the number per step and the bytes of their results.
     versions: versions of the compilers.
+    hosts: number of hosts of the slice.
+    host_bytes: memory of a host; None if it is not known.
+    host_data_bytes: memory of a host that the data need.
+    host_data_parts: that memory, split into batches, worker processes, caches
+      and blocks that are read ahead (`plan.host.Need`).
+    host_images_per_second: images that a host must read and decode in a second,
+      so that the step never waits.
   """
 
   topology: str
@@ -83,6 +91,29 @@ class Plan:
       default_factory=dict
   )
   versions: dict[str, str] = dataclasses.field(default_factory=dict)
+  hosts: int = 1
+  host_bytes: int | None = None
+  host_data_bytes: int = 0
+  host_data_parts: dict[str, int] = dataclasses.field(default_factory=dict)
+  host_images_per_second: float | None = None
+
+  @property
+  def host_fits(self) -> bool:
+    """Whether the data fit in a host's memory; True if that is not known."""
+    return self.host_bytes is None or self.host_data_bytes <= self.host_bytes
+
+
+def with_data(plan: Plan, need: host.Need) -> Plan:
+  """Returns a plan with what the data need on each host."""
+  rate = plan.examples_per_second_estimate
+  return dataclasses.replace(
+      plan,
+      hosts=need.hosts,
+      host_bytes=need.host_bytes,
+      host_data_bytes=sum(need.parts.values()),
+      host_data_parts=need.parts,
+      host_images_per_second=None if rate is None else rate / need.hosts,
+  )
 
 
 def lower(config: ml_collections.ConfigDict, where: topology.Slice):

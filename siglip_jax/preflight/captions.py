@@ -261,8 +261,10 @@ class _Tokenize:
     """Returns the text of an example, or None if its record is unreadable."""
     try:
       record = _record(self._source, index)
+      rng = np.random.default_rng([self._seed, index])
+      if draw := getattr(self._source, "draw", None):
+        record = draw(record, rng)
       if self._pp is not None:
-        rng = np.random.default_rng([self._seed, index])
         record = self._pp(record, rng)
       return self._text(self._images[index], record["text"])
     except ImageError:

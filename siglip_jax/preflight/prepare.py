@@ -98,7 +98,8 @@ def prepare(
       for name, section in config.evals.items()
   }
   mesh = sharding.make_mesh(**config.mesh)
-  run = Run(config, mesh, pp.value_range, len(source))
+  firsts = getattr(source, "firsts", None)  # of a mixture
+  run = Run(config, mesh, pp.value_range, len(source), firsts)
   digest = pp.tokenizer.digest
   facts = checks.check(
       run,
@@ -131,13 +132,15 @@ def prepare(
       pp=pp,
       evaluators=evaluators,
       run=run,
-      spec=_spec(config, digest, source),
+      spec=_spec(config, digest, source, facts[0]["data"]),
       facts=facts,
       tried=tried,
   )
 
 
-def _spec(config, tokenizer_digest: str, source: Source) -> dict:
+def _spec(
+    config, tokenizer_digest: str, source: Source, data_digest: str
+) -> dict:
   """Returns what the weights depend on."""
   spec = {
       "image": config.preprocess.image,
@@ -145,6 +148,7 @@ def _spec(config, tokenizer_digest: str, source: Source) -> dict:
       "image_size": config.image_size,
       "text_len": config.text_len,
       "tokenizer_digest": tokenizer_digest,
+      "data_digest": data_digest,
       "model": json.loads(json.dumps(config.model.to_dict())),
   }
   if isinstance(source, Embeddings):

@@ -86,8 +86,19 @@ def restore_or_init(p: Prepared, checkpoints: checkpoint.Checkpoints) -> Start:
       step=step,
       examples=examples,
       resumed=True,
-      changed=changed,
+      changed=[*changed, *_other_data(saved.spec, p.spec)],
   )
+
+
+def _other_data(saved: Mapping[str, Any], spec: Mapping[str, Any]):
+  """Returns the change of the data, if it is one.
+
+  The order of the examples is that of other data from here on.
+  """
+  before, after = saved.get("data_digest"), spec["data_digest"]
+  if before in (None, after):  # an early checkpoint has none
+    return []
+  return [Change("data (digest of keys and texts)", str(before), after)]
 
 
 def _examples(p: Prepared, step: int, before: Mapping[str, Any]) -> int:
@@ -130,6 +141,8 @@ def check_spec(
     UserError: they differ; the message names the first difference.
   """
   for key, value in spec.items():
+    if key == "data_digest":
+      continue  # a run may go on with other data, which `changes` tells
     if key == "model":
       _check_model(saved.get("model") or before.get("model"), value)
       continue

@@ -216,9 +216,7 @@ def test_a_softmax_model_has_no_bias_to_check(config):
   config_check.validate(config)
 
 
-@pytest.mark.parametrize(
-    "path", ["data.split", "optim.lr", "loss.name", "seed"]
-)
+@pytest.mark.parametrize("path", ["data.pp", "optim.lr", "loss.name", "seed"])
 def test_what_is_missing_is_named(config, path):
   section, key = at(changed := config.to_dict(), path)
   del section[key]

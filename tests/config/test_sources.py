@@ -27,16 +27,17 @@ def test_the_source_is_the_one_that_config_data_names(config):
 
 
 def test_how_data_are_read_does_not_say_which(config):
-  before = sources.source_keys(config)
+  before = sources.source_arguments(config)
   assert sorted(before) == ["path", "split"]
   config_check.fill(config)  # with how they are read
-  assert sources.source_keys(config) == before
+  before["order"] = None  # the block's size names the data, too
+  assert sources.source_arguments(config) == before
   assert sources.loader_options(config) == dict(
-      num_threads=2, num_workers=0, cache_mb=0
+      num_threads=2, num_workers=0, cache_mb=0, prefetch=4, order=None
   )
 
 
 def test_a_config_may_leave_out_how_data_are_read():
   config = ml_collections.ConfigDict({"data": dict(path="x", num_workers=3)})
   assert sources.loader_options(config) == {"num_workers": 3}
-  assert sources.source_keys(config) == ["path"]
+  assert sources.source_arguments(config) == {"path": "x"}

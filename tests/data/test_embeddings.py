@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from siglip_jax.data import embeddings
+from siglip_jax.data import kinds
 from siglip_jax.data import ops
 from siglip_jax.data import sources
 from siglip_jax.errors import UserError
@@ -64,7 +65,7 @@ def folder(tmp_path):
 
 
 def test_what_was_written_is_read(folder):
-  made = sources.make(embeddings=str(folder), split="train")
+  made = kinds.make(embeddings=str(folder), split="train")
   assert isinstance(made, embeddings.Embeddings) and len(made) == 4
   for source in (made, pickle.loads(pickle.dumps(made))):
     for i, key in enumerate(KEYS):

@@ -10,7 +10,7 @@ import pytest
 from siglip_jax.data import emoji
 from siglip_jax.data import emoji_splits
 from siglip_jax.data import images
-from siglip_jax.data import sources
+from siglip_jax.data import kinds
 from siglip_jax.data.emoji_splits import Drawing
 
 HELD_OUT = ("other_drawing", "unseen_combination", "unseen_thing")
@@ -63,7 +63,7 @@ def built(command, tmp_path_factory):
   assert (place / "emoji" / "1.0.0" / "tokenizer.model").is_file()
   found = {}
   for split in ("train", *HELD_OUT):
-    source = sources.make(name="emoji", split=split, data_dir=place)
+    source = kinds.make(name="emoji", split=split, data_dir=place)
     found[split] = [source[i] for i in range(len(source))]
   return found
 

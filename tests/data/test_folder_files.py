@@ -1,12 +1,11 @@
 """Folders of images with texts beside them, and what else a folder may hold."""
 
-import subprocess
+import os
 
 import fakes
 import pytest
 
 from siglip_jax.data import folder_files
-from siglip_jax.data import folders
 from siglip_jax.errors import UserError
 
 PIXEL = fakes.png((1, 2, 3), 4)
@@ -36,11 +35,18 @@ def test_images_without_texts_are_counted(tmp_path):
 @pytest.mark.parametrize(
     "names, match",
     [
-        (["shards/000.tar", "x.csv"], "It holds shards/000.tar: unpack"),
-        (["a.png", "metadata.jsonl"], "holds metadata.jsonl: `sed .*`"),
-        (["a.png", "train.csv"], "holds train.csv: write .* captions.jsonl"),
-        (["data/train.parquet"], "holds data/train.parquet: write"),
-        (["cat/a.png", "dog/b.png", "dog/c.png"], r"by name \(cat, dog\)"),
+        (
+            ["shards/000.tar", "x.csv"],
+            r"shards/000.tar: .*tars=.*shards/\*.tar",
+        ),
+        (
+            ["a.png", "s/metadata.jsonl"],
+            "holds s/metadata.jsonl: give .*/s as path",
+        ),
+        (["a.png", "train.csv"], "train.csv: give it as table=.*/train.csv"),
+        (["data/train.parquet"], r"as parquet=.*/data/\*.parquet instead"),
+        (["cat/a.png", "dog/b.png"], r"by name \(cat, dog\).* templates="),
+        (["a.psd", "b.psd", "c"], "holds these files: 2 .psd, 1 without a"),
     ],
 )
 def test_other_layouts_are_named_with_what_to_do(tmp_path, names, match):
@@ -56,26 +62,41 @@ def test_plain_folders_get_no_hint(tmp_path):
   assert folder_files.hint(tmp_path) == ""
 
 
-def test_the_hint_for_metadata_makes_captions(tmp_path):
-  fill(tmp_path, "a.png")
-  line = '{"file_name": "a.png", "text": "x"}\n'
-  (tmp_path / "metadata.jsonl").write_text(line)
-  command = folder_files.hint(tmp_path).split("`")[1]
-  subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-  assert folders.folder_source(tmp_path)[0]["text"] == "x"
-
-
-def test_links_to_folders_inside_add_nothing_and_those_outside_are_refused(
-    tmp_path,
-):
+def test_links_to_folders_elsewhere_are_followed_once(tmp_path):
   folder = tmp_path / "folder"
   fill(folder, "real/a.png", "real/a.txt")
   (folder / "again").symlink_to("real")
   (folder / "circle").symlink_to(".")
   assert folder_files.images_with_txt(folder) == ["real/a.png"]
-  (folder / "more").symlink_to(tmp_path)
-  with pytest.raises(UserError, match="more is a link to a folder outside"):
+  fill(tmp_path / "disk", "s/b.png", "s/b.txt")
+  (tmp_path / "disk/s/circle").symlink_to(tmp_path / "disk")
+  (folder / "more").symlink_to(tmp_path / "disk")
+  (folder / "twice").symlink_to(tmp_path / "disk")
+  images = ["more/s/b.png", "real/a.png"]
+  assert folder_files.images_with_txt(folder) == images
+  (tmp_path / "disk/up").symlink_to(tmp_path)
+  with pytest.raises(UserError, match="more/up is a link to .* holds .*folder"):
     folder_files.images_with_txt(folder)
+
+
+def test_a_suffix_says_little_of_an_image_with_a_caption(tmp_path):
+  names = ["a.JPE", "b.jfif", "c", "d.v2", "e.json", "f.heic", "c.bak"]
+  fill(tmp_path, *names, *(f"{n}.txt" for n in "abcdef"))
+  (tmp_path / "f.heic").write_bytes(b"no image that is read")
+  expected = ["a.JPE", "b.jfif", "c", "c.bak", "d.v2"]
+  assert folder_files.images_with_txt(tmp_path) == expected
+  assert folder_files.images(tmp_path) == expected
+  (tmp_path / "c.txt").unlink()  # no caption: not an image by its suffix
+  assert folder_files.images_with_txt(tmp_path) == ["a.JPE", "b.jfif", "d.v2"]
+  assert folder_files.images(tmp_path) == expected
+
+
+def test_files_that_cannot_be_opened_are_no_images(tmp_path):
+  fill(tmp_path, "a.txt", "b.txt", "c.txt", "c")
+  (tmp_path / "b").symlink_to("a.txt")
+  os.mkfifo(tmp_path / "a")
+  (tmp_path / "a.txt").write_text("x")
+  assert folder_files.images_with_txt(tmp_path) == ["c"]
 
 
 @pytest.mark.parametrize("name", ["b.png", "disk"])

@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import fakes
 import numpy as np
 from PIL import Image
@@ -94,45 +95,6 @@ def test_backgrounds():
   assert white.min() == 255
 
 
-def test_colors_change_by_what_they_may():
-  x = np.full((2, 2, 3), 100, np.uint8)
-  got = [
-      int(run("color_jitter(brightness=0.3)", s, image=x)["image"][0, 0, 0])
-      for s in range(100)
-  ]
-  assert 69 <= min(got) < 80 and 120 < max(got) <= 130
-  np.testing.assert_array_equal(run("color_jitter()", image=x)["image"], x)
-  grey = run("grayscale(p=1)", image=fakes.ramp(2, 2))["image"]
-  assert np.ptp(grey.astype(int), axis=-1).max() == 0
-  np.testing.assert_array_equal(
-      run("grayscale(p=0)", image=fakes.ramp(2, 2))["image"], fakes.ramp(2, 2)
-  )
-
-
-def test_jitter_keeps_greys_grey_and_luma_where_it_may():
-  luma = np.array([0.299, 0.587, 0.114])
-  x = np.random.default_rng(0).integers(96, 160, (8, 8, 3), np.uint8)
-  for seed in range(20):
-    turned = run("color_jitter(hue=0.1, saturation=0.5)", seed, image=x)[
-        "image"
-    ]
-    np.testing.assert_allclose(turned @ luma, x @ luma, atol=1)
-    assert np.abs(turned.astype(int) - x).max() > 2
-    grey = np.full((4, 4, 3), 77, np.uint8)
-    same = run("color_jitter(0, 0.5, 0.5, 0.5)", seed, image=grey)["image"]
-    np.testing.assert_allclose(same, grey, atol=1)
-
-
-def test_contrast_moves_away_from_the_mean_grey():
-  x = np.array([[[40] * 3, [160] * 3]], np.uint8)
-  spread = []
-  for seed in range(50):
-    got = run("color_jitter(contrast=0.5)", seed, image=x)["image"].astype(int)
-    assert abs(got.mean() - 100) <= 1
-    spread.append(np.ptp(got))
-  assert 60 <= min(spread) < 75 and 165 < max(spread) <= 180
-
-
 def test_affine_turns_by_what_it_may():
   x = np.zeros((41, 41, 3), np.uint8)
   x[19:22, 20:] = 255
@@ -144,40 +106,47 @@ def test_affine_turns_by_what_it_may():
   assert -30.5 < min(angles) < -25 and 25 < max(angles) < 30.5
 
 
-def test_blur_spreads_and_keeps_the_mean():
-  x = np.zeros((21, 21, 3), np.uint8)
-  x[10, 10] = 250
-  got = run("blur(2.0, p=1)", 1, image=x)["image"].astype(int)
-  assert got.max() < 200
-  assert abs(got.sum() - x.sum()) < 0.2 * x.sum()
-  np.testing.assert_array_equal(run("blur(2.0, p=0)", image=x)["image"], x)
-
-
-def test_outlines_come_and_go():
-  flat = np.full((12, 12, 3), 255, np.uint8)
-  flat[3:9, 3:9] = 150
-  lined = np.full((12, 12, 3), 255, np.uint8)
-  lined[:, 5:7] = 0
-  darkest, without = [], 0
-  for seed in range(60):
-    darkest.append(run("redraw(1, 0.8)", seed, image=flat)["image"].min())
-    without += run("redraw(1)", seed, image=lined)["image"].min() == 255
-    same = run("redraw(p=0)", seed, image=flat)["image"]
-    np.testing.assert_array_equal(same, flat)
-  assert 150 - 0.8 * 105 <= min(darkest) + 1 < 90 and max(darkest) == 150
-  assert 15 < without < 45
-
-
-def test_colors_need_rgb():
-  for spec in ("color_jitter(0.1)", "grayscale(p=1)"):
-    with pytest.raises(UserError, match=r"Colors need RGB; got .*\(4,\)"):
-      run(spec, image=fakes.ramp(4, 4, 4))
-
-
 def test_choice_takes_each_of_its_values():
   got = {run("choice('a', 'b')", s, a="x", b="y")["text"] for s in range(20)}
   assert got == {"x", "y"}
   assert run("choice('a', outkey='c')", a="x") == {"a": "x", "c": "x"}
+
+
+def test_choice_draws_by_its_probabilities():
+  spec = Preprocess("choice('a', 'b', 'c', p=(0.7, 0.0, 0.3))")
+  rng, record = np.random.default_rng(0), {"a": "a", "b": "b", "c": "c"}
+  drawn = [spec(record, rng)["text"] for _ in range(4000)]
+  assert 0.68 < drawn.count("a") / 4000 < 0.72 and "b" not in drawn
+
+
+@pytest.mark.parametrize("empty", ["", " \n", b"", [], (), None, np.array([])])
+def test_choice_passes_over_what_is_empty(empty):
+  spec = "choice('a', 'b', 'c', p=(0.5, 0.25, 0.25))"
+  texts = [run(spec, s, a=empty, b="b", c="c")["text"] for s in range(200)]
+  assert 70 < texts.count("b") < 130 and texts.count("c") == 200 - texts.count(
+      "b"
+  )
+  fallback = "choice('a', 'b', p=(1, 0))"
+  assert run(fallback, a=empty, b="b")["text"] == "b"
+  assert run(fallback, a="a", b="b")["text"] == "a"
+  for spec in (fallback, "choice('a', 'b')"):
+    assert run(spec, a=empty, b=empty)["text"] == ""
+
+
+def test_choice_without_probabilities_draws_as_it_always_did():
+  texts = {str(i): str(i) for i in range(5)}
+  for seed in range(20):
+    expected = str(np.random.default_rng(seed).integers(5))
+    got = run("choice('0', '1', '2', '3', '4')", seed, **texts)["text"]
+    assert got == expected
+
+
+@pytest.mark.parametrize(
+    "p", ["(1,)", "(0.5, 0.6)", "(-0.5, 1.5)", "0.5", "('a', 'b')", "(0, 0)"]
+)
+def test_choice_refuses_what_are_not_probabilities(p):
+  with pytest.raises(UserError, match="its 2 keys, which add up to 1, as p="):
+    run(f"choice('a', 'b', p={p})", a="a", b="b")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +188,6 @@ def test_pick_takes_each_of_a_list_and_a_text_as_it_is():
     [
         (3, "'x' is an int: got 3"),
         (None, "'x' is a NoneType"),
-        ([], "'x' is empty"),
         ([3], "'x' has an int: got 3"),
         ([b"\xe9"], "pick cannot be applied, UnicodeDecodeError"),
     ],
@@ -227,6 +195,51 @@ def test_pick_takes_each_of_a_list_and_a_text_as_it_is():
 def test_pick_refuses_what_is_not_a_list_of_texts(value, match):
   with pytest.raises(UserError, match=match):
     run("pick('x')", x=value)
+
+
+def test_pick_passes_over_blank_texts():
+  for seed in range(20):
+    assert run("pick('x')", seed, x=["", "a", " ", None])["text"] == "a"
+  for nothing in ([], [""], np.array([]), [" ", None]):
+    assert run("pick('x')", x=nothing)["text"] == ""
+
+
+def test_five_captions_are_drawn_alike():
+  rng, record = np.random.default_rng(0), {"captions/text": list("abcde")}
+  texts = (ops.pick(record, rng, "captions/text") for _ in range(50_000))
+  drawn = [example["text"] for example in texts]
+  for caption in "abcde":
+    assert 0.19 < drawn.count(caption) / 50_000 < 0.21
+
+
+def test_area_by_opencv_weighs_each_pixel_by_what_is_covered():
+  x = np.repeat([[0, 100, 200]], 3, 0)[..., None].repeat(3, 2).astype(np.uint8)
+  # Each half covers one and a half of three pixels.
+  expected = [[(0 + 100 / 2) / 1.5, (100 / 2 + 200) / 1.5]] * 2
+  got = run("resize(2, 'area_cv2')", image=x)["image"]
+  np.testing.assert_allclose(got[..., 0], expected, atol=0.51)
+  tall = run("resize((9, 1), 'area_cv2')", image=x)["image"]
+  np.testing.assert_array_equal(tall, np.full((9, 1, 3), 100))
+  ramp = run("resize((1, 30), 'area_cv2')", image=x)["image"][0, :, 0]
+  assert len(set(ramp.tolist())) > 15  # interpolated, not repeated
+  small = run("resize_small(2, 'area_cv2')", image=fakes.ramp(4, 8))["image"]
+  assert small.shape == (2, 4, 3)
+
+
+def test_resizing_without_antialias_cuts_fractions_off():
+  x = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
+  exact = cv2.resize(x.astype(np.float64), (40, 50))
+  got = run("resize((50, 40), antialias=False)", image=x)["image"]
+  np.testing.assert_array_less(got - exact, 1 / 512 + 1e-4)
+  np.testing.assert_array_less(exact - got, 1)
+  flat = run("resize(50, antialias=False)", image=np.full_like(x, 77))["image"]
+  assert (flat == 77).all()
+
+
+@pytest.mark.parametrize("near", [0, -1, "big", 2.5, (224, 224)])
+def test_near_must_be_a_side(near):
+  with pytest.raises(UserError, match=r"near must be a side .* near=224; got"):
+    run(f"decode(near={near!r})", image=fakes.png((1, 2, 3)))
 
 
 @pytest.mark.parametrize("name", ["lower", "strip_punctuation"])

@@ -1,15 +1,18 @@
 """Batches: the same on any number of threads, workers and processes."""
 
-import pickle
+import hashlib
+import io
 
-from absl import flags
+from fake_examples import Fetched
 import fakes
 import numpy as np
+from PIL import Image
 import pytest
 
 from siglip_jax.data import images
 from siglip_jax.data import pipeline
 from siglip_jax.data.cache import Cache
+from siglip_jax.data.loader import examples as examples_lib
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.errors import UserError
 
@@ -91,7 +94,6 @@ def test_threads_do_not_change_batches(threads):
 
 
 def test_workers_do_not_change_batches():
-  flags.FLAGS.unparse_flags()  # as in a notebook
   assert_same(
       batches(numbered([3]), num_workers=2, start_step=1),
       batches(numbered([3]), start_step=1),
@@ -138,7 +140,9 @@ def test_random_operations_differ_from_one_epoch_to_the_next():
 def test_bad_images_are_replaced_in_their_slot_and_logged(monkeypatch):
   log = []
   monkeypatch.setattr(
-      pipeline.logging, "warning", lambda text, *args: log.append(text % args)
+      examples_lib.logging,
+      "warning",
+      lambda text, *args: log.append(text % args),
   )
   good = np.concatenate([b["number"] for b in batches()])
   bad = range(7)
@@ -236,34 +240,51 @@ def test_evaluation_replaces_nothing():
     evaluate(numbered(n=0))
 
 
-def test_evaluation_reads_as_the_run_does(monkeypatch):
-  read = []
-  iterate = pipeline.iterate
-
-  def spy(batches, num_threads, num_workers=0):
-    read.append((num_threads, num_workers))
-    pickle.loads(pickle.dumps(batches))  # reaches a loader worker
-    return iterate(batches, num_threads)
-
-  monkeypatch.setattr(pipeline, "iterate", spy)
-  got = evaluate(numbered(), num_threads=5, num_workers=3)
-  assert read == [(5, 3)]
+def test_evaluation_reads_in_worker_processes_as_the_run_does():
+  got = evaluate(numbered(), num_threads=3, num_workers=1, prefetch=1)
   assert_same(got[0], evaluate(numbered())[0])
 
 
-@pytest.mark.parametrize("threads", [1, 16])
-def test_each_thread_has_a_place_in_the_buffer(threads, monkeypatch):
-  made = []
-  options = pipeline.grain.ReadOptions
+def patterned(bad=(3, 7)):
+  """Images of several sizes, some of which cannot be read."""
+  records = []
+  for i in range(N):
+    file = io.BytesIO()
+    Image.fromarray(fakes.ramp(9 + i, 12)).save(file, format="png")
+    image = b"" if i in bad else file.getvalue()
+    records.append({"image": image, "number": np.int32(i)})
+  return fakes.ListSource(records)
 
-  def spy(**kwargs):
-    made.append(kwargs)
-    return options(**kwargs)
 
-  monkeypatch.setattr(pipeline.grain, "ReadOptions", spy)
-  batches(num_threads=threads, total_steps=1)
-  assert made[0]["num_threads"] == threads
-  assert made[0]["prefetch_buffer_size"] >= threads
+@pytest.mark.parametrize(
+    "options, digest",
+    [
+        ({}, "e735bd4ee4c7733c"),
+        ({"start_step": 3, "start_example": 10}, "d77b50137c53eb02"),
+        ({"process_index": 1, "process_count": 2}, "72dc42568586b08b"),
+    ],
+)
+def test_batches_are_what_they_were_at_first_bit_for_bit(options, digest):
+  sha = hashlib.sha256()
+  pp = 'decode|random_crop(6)|flip_lr|keep("image","number")'
+  for batch in batches(patterned(), pp, seed=5, total_steps=11, **options):
+    for key in ("image", "number", "replaced"):
+      sha.update(batch[key].tobytes())
+  assert sha.hexdigest()[:16] == digest
+
+
+def test_a_worker_process_reads_the_same_bits():
+  pp = 'decode|random_crop(6)|flip_lr|keep("image","number")'
+  options = {"seed": 5, "total_steps": 11}
+  assert_same(
+      batches(patterned(), pp, num_workers=2, num_threads=3, **options),
+      batches(patterned(), pp, **options),
+  )
+
+
+def test_prefetch_must_be_positive():
+  with pytest.raises(UserError, match="prefetch must be a positive .* got 0"):
+    batches(prefetch=0)
 
 
 def stream(count, **options):
@@ -327,3 +348,65 @@ def test_files_that_cannot_be_opened_are_replaced_or_named(monkeypatch):
   assert 2 in batches(source, "decode", total_steps=1)[0]["replaced"]
   with pytest.raises(UserError, match="record 2 cannot be read: .*Input/outp"):
     evaluate(source)
+
+
+LANES = {"batch_size": 8, "prefetch": 1, "order": {"lanes": 4, "window": 3}}
+
+
+def rows(batches_of_processes):
+  """The numbers of the batches of all processes, in the rows of the whole."""
+  steps = zip(*batches_of_processes, strict=True)
+  return [[n for b in step for n in b["number"].tolist()] for step in steps]
+
+
+@pytest.mark.parametrize("count, workers", [(1, 0), (2, 0), (4, 0), (1, 2)])
+def test_lanes_are_read_from_blocks_by_any_number_of_processes(
+    tmp_path, count, workers
+):
+  sources = [Fetched(80, str(tmp_path)) for _ in range(count)]
+  parts = []
+  for index, source in enumerate(sources):
+    options = dict(process_index=index, process_count=count)
+    parts.append(
+        batches(
+            source,
+            "keep('number', 'origin')",
+            total_steps=20,
+            num_workers=workers,
+            **LANES,
+            **options,
+        )
+    )
+  whole = rows(parts)
+  for epoch in (whole[:10], whole[10:]):
+    assert sorted(n for step in epoch for n in step) == list(range(80))
+  assert {o for part in parts for b in part for o in b["origin"]} == {"block"}
+  assert not list(tmp_path.iterdir())
+  expected = batches(
+      Fetched(80, str(tmp_path)),
+      "keep('number', 'origin')",
+      total_steps=20,
+      **LANES,
+  )
+  assert whole == rows([expected])
+
+
+def test_a_run_goes_on_in_the_middle_of_lanes(tmp_path):
+  whole, rest = (
+      batches(
+          Fetched(80, str(tmp_path)),
+          "keep('number', 'origin')",
+          total_steps=20,
+          start_step=start,
+          **LANES,
+      )
+      for start in (0, 13)
+  )
+  assert rows([rest]) == rows([whole])[13:]
+
+
+def test_a_block_that_cannot_be_fetched_ends_the_run(tmp_path):
+  source = Fetched(80, str(tmp_path), broken=15)
+  with pytest.raises(UserError, match="block 15 has changed"):
+    batches(source, "keep('number', 'origin')", total_steps=500, **LANES)
+  assert not list(tmp_path.iterdir())

@@ -1,15 +1,18 @@
 """Preprocessing strings: what they may say, and when operations run."""
 
+import io
 import pickle
 import subprocess
 import sys
 
 import fakes
 import numpy as np
+from PIL import Image
 import pytest
 
 from siglip_jax.data import images
 from siglip_jax.data import ops
+from siglip_jax.data import preprocess
 from siglip_jax.data import tokenizer
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.data.preprocess import meaning
@@ -186,6 +189,122 @@ def test_beginning_and_finishing_are_the_whole():
   assert begun.keys() == {"image", "text"}
   assert Preprocess("decode").begin(record)["image"].shape == (8, 8, 3)
   assert Preprocess("choice('text')|decode").begin(record) == record
+
+
+@pytest.fixture
+def counted(monkeypatch):
+  """A tokenizer whose ids of a text are its length; it notes its calls."""
+
+  class Lengths(tokenizer.Tokenizer):
+    vocab_size, calls = 100, []
+
+    def __init__(self, path):
+      del path
+
+    def encode_all(self, texts, **options):
+      self.calls.append(list(texts))
+      return np.full(
+          (len(texts), options["max_len"]), [[len(t)] for t in texts]
+      )
+
+    def encode(self, text, **options):
+      return self.encode_all([text], **options)[0]
+
+  monkeypatch.setattr(preprocess, "Tokenizer", Lengths)
+  return Lengths.calls
+
+
+def test_texts_of_many_records_are_tokenized_together(counted):
+  spec = "color_jitter(0.5)|lower|tokenize(2, model='m')|keep('image', 'text')"
+  pp = Preprocess(spec)
+  image = fakes.ramp(4, 4)
+  records = [{"image": image, "text": "A" * n, "more": n} for n in range(1, 5)]
+  drawn = [
+      pp.draw(pp.begin(r), np.random.default_rng(i))
+      for i, r in enumerate(records)
+  ]
+  assert not counted and [d["text"] for d in drawn] == [
+      "a",
+      "aa",
+      "aaa",
+      "aaaa",
+  ]
+  found = pp.tokenize(drawn)
+  assert counted == [["a", "aa", "aaa", "aaaa"]]
+  assert drawn[0]["text"] == "a"  # is not modified
+  for i, record in enumerate(records):
+    expected = pp(record, np.random.default_rng(i))
+    assert found[i].keys() == expected.keys() == {"image", "text"}
+    for key in expected:
+      np.testing.assert_array_equal(found[i][key], expected[key])
+
+
+def test_begin_leaves_tokenizing_to_the_end(counted):
+  pp = Preprocess("lower|tokenize(2, model='m')")
+  begun = pp.begin({"text": "AB"})
+  assert begun == {"text": "ab"} and not counted
+  assert pp.finish(begun, np.random.default_rng(0))["text"].tolist() == [2, 2]
+
+
+def test_random_operations_after_tokenizing_come_in_their_order(counted):
+  pp = Preprocess(
+      "tokenize(2, model='m')|choice('text', 'other', outkey='out')"
+  )
+  begun = pp.begin({"text": "abc", "other": "x"})
+  drawn = pp.draw(begun, np.random.default_rng(0))
+  assert counted == [["abc"]] and "out" in drawn
+  assert pp.tokenize([drawn]) == [drawn]
+
+
+def test_the_record_that_cannot_be_tokenized_is_the_error(counted):
+  pp = Preprocess("tokenize(2, model='m')")
+  with pytest.raises(UserError, match="tokenize cannot be applied to a list"):
+    pp.tokenize([{"text": "a"}, {"text": ["b"]}])
+  with pytest.raises(UserError, match="tokenize cannot be applied, KeyError"):
+    pp.tokenize([{"text": "a"}, {"image": 0}])
+
+
+@pytest.mark.parametrize(
+    "spec, near, pillow",
+    [
+        ("decode|resize(8)", None, True),
+        ("decode(near=9)|resize_small(8, 'area')|central_crop(8)", 9, True),
+        ("decode|resize(8, 'area_cv2')", None, False),
+        ("decode|resize(8, antialias=False)", None, False),
+        ("decode(near=8)|flip_lr|resize(8)", 8, False),
+        ("decode(near=8)|random_crop(4)", 8, False),
+        # A quarter of the area has half the side.
+        ("decode(near=8)|inception_crop(8, area_min=25)", 16, False),
+        ("decode(8)|flip_lr|inception_crop(8, area_min=40)", 13, False),
+        ("decode(near=8)|inception_crop(8)", 36, False),
+        ("decode(near=8)|inception_crop(8, area_min=100)", 8, False),
+        ("decode(near=8)|inception_crop(8, area_min=0)", None, False),
+        ("decode|inception_crop(8)", None, False),
+        ("decode(near=8)|resize(8)|inception_crop(4)", 8, True),
+    ],
+)
+def test_decoding_knows_what_follows(spec, near, pillow, monkeypatch):
+  decode, calls = images.decode, []
+
+  def look(data, **options):
+    calls.append({"pillow": False} | options)
+    return decode(data, **options)
+
+  monkeypatch.setattr(images, "decode", look)
+  got = run(spec, 3, image=fakes.png((9, 8, 7), 12))["image"]
+  assert isinstance(got, np.ndarray)
+  assert (calls[0]["near"], calls[0]["pillow"]) == (near, pillow)
+
+
+def test_random_parts_of_a_scaled_jpeg_keep_their_details():
+  stripes = np.arange(256) // 4 % 2 * np.full((256, 256), 255)
+  data = io.BytesIO()
+  Image.fromarray(stripes.astype(np.uint8)).save(data, "jpeg")
+  image = data.getvalue()
+  # At an eighth of its size, which near=32 allows, the image is gray.
+  assert run("decode(near=32)", image=image)["image"].std() < 10
+  part = "decode(near=32)|inception_crop(32, area_min=6.25, area_max=7)"
+  assert run(part, image=image)["image"].std() > 60
 
 
 def test_preprocessing_needs_neither_jax_nor_tensorflow():

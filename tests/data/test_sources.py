@@ -1,4 +1,4 @@
-"""Sources: which one is asked for, and what their records hold in common."""
+"""Sources: what their records hold in common."""
 
 import fakes
 import numpy as np
@@ -29,32 +29,6 @@ class Shy(fakes.ListSource):
 RECORDS = [
     {"file": f, "text": f"text {i}", "n": i} for i, f in enumerate("abacb")
 ]
-
-
-def test_missing_data_sets_are_named_by_path(tmp_path):
-  with pytest.raises(UserError, match=f"{tmp_path}/nothing.*Prepare it"):
-    sources.make(name="nothing", split="train", data_dir=tmp_path)
-  with pytest.raises(UserError, match="siglip_jax.data.emoji"):
-    sources.make(name="emoji", split="train", data_dir=tmp_path)
-
-
-@pytest.mark.parametrize("both", [{}, {"name": "emoji", "path": "x"}])
-def test_data_come_from_one_place(both):
-  with pytest.raises(UserError, match="exactly one|either `name`"):
-    sources.make(split="train", **both)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        dict(path="s3://bucket/images"),
-        dict(name="coco", data_dir="gs://bucket/tfds"),
-        dict(embeddings="hf://datasets/me/mine"),
-    ],
-)
-def test_urls_say_to_mount_or_copy(arguments):
-  with pytest.raises(UserError, match="://.*. Mount the bucket, or copy"):
-    sources.make(split="train", **arguments)
 
 
 def test_values_of_a_source_that_has_only_records(monkeypatch):
@@ -108,3 +82,22 @@ def test_records_that_share_an_image_are_one_image():
 def test_sources_without_a_digest_differ_by_their_length():
   digests = [sources.digest(fakes.ListSource(RECORDS[:n])) for n in (2, 2, 3)]
   assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_subset_has_the_images_and_digest_of_its_records():
+  source = Shy(RECORDS)
+  subset = sources.Subset(source, range(1, 4))
+  assert list(sources.image_ids(subset)) == ["b", "a", "c"]
+  digests = [
+      sources.digest(sources.Subset(source, range(*r))) for r in ((3,), (1, 4))
+  ]
+  assert len({*digests, sources.digest(source)}) == 3
+
+
+def test_an_unreadable_record_is_replaced_by_any_other_unless_it_knows_better():
+  rng = np.random.default_rng(0)
+  plain = fakes.ListSource(RECORDS)
+  drawn = {sources.substitute(plain, 2, rng) for _ in range(200)}
+  assert drawn == set(range(5))
+  plain.substitute = lambda index, rng: index + 1
+  assert sources.substitute(plain, 2, rng) == 3

@@ -52,6 +52,27 @@ def test_ends_of_texts(model, eos, short_end, long_end):
   assert long.tolist() == plain[: n - 1] + [1 if long_end else plain[n - 1]]
 
 
+@pytest.mark.parametrize("eos", ["sticky", "yes", "none"])
+@pytest.mark.parametrize("space", ["plain", "marked"])
+def test_many_texts_have_the_ids_of_each_alone(model, eos, space):
+  tok = tokenizer.Tokenizer(model)
+  texts = [*TEXTS, "", "  red\tred ", "a" * 50]
+  options = {"max_len": 9, "eos": eos, "space": space, "pad_value": 3}
+  ids = tok.encode_all(texts, **options)
+  assert ids.shape == (len(texts), 9) and ids.dtype == np.int32
+  np.testing.assert_array_equal(
+      ids, [tok.encode(text, **options) for text in texts]
+  )
+  assert tok.encode_all([], **options).shape == (0, 9)
+
+
+def test_many_texts_of_a_json_file_have_the_ids_of_each_alone():
+  tok = tokenizer.Tokenizer("tests/fixtures/gemma_tokenizer.json")
+  ids = tok.encode_all(["a b", "", "c"], max_len=5)
+  alone = [tok.encode(text, max_len=5) for text in ("a b", "", "c")]
+  np.testing.assert_array_equal(ids, alone)
+
+
 def test_padding_is_the_end_of_sentence_by_default(model):
   ids = tokenizer.Tokenizer(model).encode("", max_len=3)
   assert ids.tolist() == [1, 1, 1] and ids.dtype == "int32"
@@ -226,9 +247,9 @@ def test_the_command_reads_any_data_without_images(command, tmp_path):
       status=0,
   )
   assert "pieces from 30 captions" in done.out
-  assert "give one of the two" in refused()
-  assert "give one of the two" in refused("--path=a", "--name=b")
+  assert "must name the data; got none" in refused()
+  assert "got --path=a and --name=b" in refused("--path=a", "--name=b")
   assert "no data set at none/b" in refused("--name=b", "--data_dir=none")
-  assert "'title' must be in every record; " in refused(
+  assert "Records must have 'title'" in refused(
       f"--path={folder}", "--text=title"
   )

@@ -2,6 +2,7 @@
 
 import fakes
 import numpy as np
+from PIL import Image
 import pytest
 
 from siglip_jax.data import folders
@@ -56,7 +57,7 @@ def test_half_a_section_says_what_is_needed(folder):
 def records(monkeypatch):
   """Makes the records that evaluators read."""
   return lambda *records: monkeypatch.setattr(
-      datasets.sources, "make", lambda **_: fakes.ListSource(records)
+      datasets.kinds, "make", lambda **_: fakes.ListSource(records)
   )
 
 
@@ -156,3 +157,33 @@ def test_a_folder_is_not_a_class_file(folder):
     datasets.classification(
         dataset="d", path=folder, split="all", label="n", class_file=folder
     )
+
+
+def test_images_of_the_web_that_cannot_be_read_are_left_out(tmp_path, caplog):
+  folder = fakes.captioned_folder(tmp_path, 8)
+  (folder / "003.png").write_bytes(b"not an image")
+  made = datasets.retrieval(
+      dataset="web", split="all", path=str(folder), leave_out_unreadable=True
+  )
+  assert len(made.source) == len(made.texts) == 7
+  assert "1 of 8 images of config.evals for web cannot be read" in caplog.text
+  keys = [made.source.key(i) for i in range(7)]
+  assert not any("003" in key for key in keys)
+
+
+def test_folders_of_classes_have_labels(tmp_path):
+  for name in ("n02", "n01"):
+    (tmp_path / "val" / name).mkdir(parents=True)
+    for i in range(2):
+      Image.new("RGB", (9, 9)).save(tmp_path / "val" / name / f"{i}.png")
+  (tmp_path / "classes.txt").write_text("tench\ncock\n")
+  made = datasets.classification(
+      dataset="imagenet",
+      split="all",
+      path=str(tmp_path / "val"),
+      label="label",
+      class_folders=True,
+      class_file=str(tmp_path / "classes.txt"),
+  )
+  assert made.labels == [0, 0, 1, 1]
+  assert made.source.key(0).endswith("n01/0.png")

@@ -166,7 +166,7 @@ def test_is_made_from_a_section(tmp_path):
 def test_of_a_list_of_captions_the_first_counts(monkeypatch):
   rows = [{"text": ["a", "b"]}, {"text": "c"}, {"text": ("d",)}]
   monkeypatch.setattr(
-      loss_lib.sources, "make", lambda **_: fakes.ListSource(rows)
+      loss_lib.kinds, "make", lambda **_: fakes.ListSource(rows)
   )
   assert loss_lib.validation_loss(**section("x")).texts == ["a", "c", "d"]
   for bad in (3, [], [None]):

@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import types
 
 import config_files
 from plans import GIB
@@ -32,6 +33,50 @@ def test_a_plan_that_does_not_fit_says_by_how_much_and_what_would_help():
   assert "40.00 GiB of 30.00 GiB" in text
   assert "- config.microbatch: fewer examples at a time, e.g. 2048" in text
   assert "examples/s" not in text
+
+
+def test_the_memory_of_the_hosts_is_shown_beside_hbm():
+  text = shown(
+      plan(
+          examples_per_second_estimate=4096.0,
+          compiled_seconds=1.0,
+          model_flop_utilisation=0.4,
+          days_to_finish_estimate=2.5,
+          hosts=2,
+          host_bytes=407 * 10**9,
+          host_data_bytes=24 * 10**9,
+          host_data_parts=dict(batches=23 * 10**9, workers=10**9, caches=0),
+          host_images_per_second=2048.0,
+      )
+  )
+  assert "24.0 GB of 407.0 GB, each of 2 hosts" in text
+  assert "23.0 GB" in text and "caches" not in text
+  assert "2,048 (estimate)" in text
+  assert "more memory than a host has" not in text
+
+
+def test_data_that_no_host_can_hold_end_in_advice_and_status_1(
+    monkeypatch, capsys
+):
+  config = config_files.get("b16_4k")[1]
+  flags = types.SimpleNamespace(topology="v4:2x2x1", search=False, json=False)
+  monkeypatch.setattr(__main__.flags, "FLAGS", flags)
+  monkeypatch.setattr(__main__.cli, "config", lambda: config)
+  monkeypatch.setattr(topology, "get", lambda name: None)
+  planned = plan(
+      examples_per_second_estimate=4096.0,
+      compiled_seconds=1.0,
+      model_flop_utilisation=0.4,
+      days_to_finish_estimate=2.5,
+      host_bytes=100 * 10**9,
+      host_data_bytes=99 * 10**9,
+  )
+  monkeypatch.setattr(__main__, "plan", lambda config, where: planned)
+  assert __main__.main([]) == 0
+  assert "config.data.prefetch" not in capsys.readouterr().out
+  planned = dataclasses.replace(planned, host_data_bytes=101 * 10**9)
+  assert __main__.main([]) == 1
+  assert "config.data.prefetch, num_workers" in capsys.readouterr().out
 
 
 def test_a_config_need_not_name_remat(monkeypatch):
@@ -114,8 +159,20 @@ def test_the_command_plans_the_real_step_and_keeps_the_plan(slices, tmp_path):
   assert found["days_to_finish_estimate"] == pytest.approx(days)
   assert {f.name for f in dataclasses.fields(estimate.Plan)} == found.keys()
 
-  again = run()
-  assert json.loads(again.stdout) == found
+  row = 32 * 32 * 3 + 16 * 4 + 4
+  assert found["hosts"] == 1 and found["host_bytes"] == 407 * 10**9
+  assert found["host_data_parts"]["batches"] == (4 + 2) * 64 * row
+  assert found["host_data_bytes"] == sum(found["host_data_parts"].values())
+  rate = found["examples_per_second_estimate"]
+  assert found["host_images_per_second"] == rate
+
+  # The loader changes what a host holds, and no program.
+  again = run("--config.data.prefetch=9")
+  later = json.loads(again.stdout)
+  parts = later.pop("host_data_parts")
+  assert parts["batches"] == (9 + 2) * 64 * row
+  assert later.pop("host_data_bytes") == sum(parts.values())
+  assert later.items() <= found.items()
   assert "Compiled" in done.stderr and "Compiled" not in again.stderr
 
   for microbatch, nearest in (("0", "64 and 68"), ("16", "64 and 80")):

@@ -52,6 +52,7 @@ def test_what_the_weights_depend_on_is_what_the_config_says(
       "image_size": 16,
       "text_len": 8,
       "tokenizer_digest": digest,
+      "data_digest": prepared.source.digest(),
       "model": json.loads(json.dumps(config.model.to_dict())),
   }
   assert prepared.main and prepared.pp.tokenizer.digest == digest

@@ -1,0 +1,1 @@
+"""The loader: threads or processes that fill batches in memory they share."""

@@ -1,0 +1,1 @@
+"""Data in tables: Parquet, CSV and JSON lines, and choices among their rows."""

@@ -1,0 +1,1 @@
+"""Tar shards, as img2dataset and webdataset write them, by random access."""
