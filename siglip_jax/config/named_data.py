@@ -50,7 +50,7 @@ def sections(
     retrieval["leave_out_unreadable"] = True  # the web has some
   if arg["text"]:
     train["text"] = arg["text"]
-    retrieval["texts"] = {arg["text"]: 1.0}
+    retrieval["texts"] = ((arg["text"], 1.0),)
   return train, retrieval
 
 

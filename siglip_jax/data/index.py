@@ -10,6 +10,7 @@ found and what it left out.
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import time
 
 from absl import flags
@@ -18,6 +19,7 @@ from siglip_jax import cli
 from siglip_jax.data import remote
 from siglip_jax.data.tars import build
 from siglip_jax.data.tars import index as index_lib
+from siglip_jax.data.tars import manifest as manifest_lib
 from siglip_jax.data.tars.manifest import Manifest
 from siglip_jax.errors import UserError
 
@@ -63,17 +65,46 @@ def main(argv: Sequence[str]) -> None:
         " 'cc12m/{00000..01242}.tar'."
     )
   values = flags.FLAGS
-  options = build.Options(
-      image=build.suffixes(values.image),
-      columns=tuple(values.columns),
-      decode=values.decode,
-  )
   begin = time.monotonic()
   out = values.out or index_lib.beside(remote.expand(tars))
+  options = _kept(
+      out,
+      build.Options(
+          image=build.suffixes(values.image),
+          columns=tuple(values.columns),
+          decode=values.decode,
+      ),
+      asked=bool(values["decode"].present),
+  )
   manifest = build.build(tars, out, options, workers=values.workers)
   seconds = time.monotonic() - begin
   print("\n".join(report(manifest)))
   print(f"The index is in {out} ({seconds:.0f} s).")
+
+
+def _kept(out: str, options: build.Options, asked: bool) -> build.Options:
+  """Returns the options, with what an earlier index in the folder has.
+
+  Args:
+    out: the folder.
+    options: the options of this command.
+    asked: whether the command says to decode images, or not to.
+  """
+  before = manifest_lib.read(out)
+  if before is None:
+    return options
+  columns = tuple(dict.fromkeys([*before.columns, *options.columns]))
+  decode = options.decode
+  if not asked and build.UNDECODABLE in before.counts:
+    decode = True
+  kept = dataclasses.replace(options, columns=columns, decode=decode)
+  if kept != options:
+    print(
+        f"The index in {out} keeps its columns ({', '.join(columns) or 'none'})"
+        f"{' and leaves out what cannot be decoded' if decode else ''}. Remove"
+        " it to begin again."
+    )
+  return kept
 
 
 def report(manifest: Manifest) -> Iterator[str]:

@@ -40,6 +40,8 @@ KINDS = {
     "mix": _BLOCKS,
 }
 _NOT_MIXED = {"mix", "embeddings"} | _BLOCKS
+# Texts that TFDS data have if none is called "text", as COCO has.
+_CAPTIONS = ("captions/text", "captions", "caption")
 _FIRST = re.compile(r"(?P<split>\w+)\[:(?P<count>\d+)\]")
 
 
@@ -57,7 +59,7 @@ def make(
     index: str | None = None,
     image: str | None = None,
     text: str | None = None,
-    texts: Mapping[str, float] | None = None,
+    texts: Mapping[str, float] | Sequence[Sequence] | None = None,
     templates: Sequence[str] = (),
     where: str | None = None,
     only: str | None = None,
@@ -87,8 +89,10 @@ def make(
     index: folder of the index of `tars`; by default "index" beside them.
     image: suffixes of the images in `tars`, "jpg;png", or their column.
     text: key of the texts: in `tars` a suffix or "json:FIELD", otherwise a
-      column or a key of the records.
-    texts: several such keys with weights, of which training draws one.
+      column or a key of the records. By default "txt" in tars, and elsewhere
+      "text" or a usual name of captions.
+    texts: several such keys with weights, of which training draws one; as a
+      dict or, as a config allows no dots in the keys of a dict, as pairs.
     templates: captions for a folder of class folders, with "{}" for the name.
     where: a condition on columns that records must meet, such as
       "min(width, height) >= 200".
@@ -105,6 +109,8 @@ def make(
       another kind, or the data cannot be read.
   """
   given = {k: v for k, v in locals().items() if v is not None and v != ()}
+  if texts is not None:
+    given["texts"] = _pairs(texts)
   kind = _kind(given)
   for key in given.keys() - KINDS[kind] - {kind, "split", "data_dir"}:
     takers = [k for k, keys in KINDS.items() if key in keys]
@@ -121,6 +127,17 @@ def make(
     count = min(int(first["count"]), len(whole))
     return sources.Subset(whole, range(count))
   return _OPEN[kind](given)
+
+
+def _pairs(texts: Any) -> dict[Any, Any]:
+  """Returns keys with weights as a dict."""
+  try:
+    return dict(texts)
+  except (TypeError, ValueError):
+    raise UserError(
+        "`texts` must be keys with weights, as {'txt': 0.3, 'caption': 0.7} or"
+        f" (('txt', 0.3), ('json:a.b', 0.7)); got {_short(texts)}."
+    ) from None
 
 
 def _kind(given: Mapping[str, Any]) -> str:
@@ -148,6 +165,9 @@ def _open_tfds(given: Mapping[str, Any]) -> Source:
     whole = tfds_source(name, first["split"], data_dir=data_dir)
     split = split if int(first["count"]) < len(whole) else first["split"]
   source = tfds_source(name, split, data_dir=data_dir)
+  if not _TEXTS & given.keys() and "text" not in source.texts:
+    if usual := [key for key in _CAPTIONS if key in source.texts]:
+      given = {**given, "text": usual[0]}
   return _captioned(_listed(source, given), given)
 
 
@@ -212,6 +232,11 @@ def _chosen(
     given: Mapping[str, Any],
 ) -> Source:
   """Returns a source of the records that pass `where`, `only` and `without`."""
+  if "uid" in given and not _LISTS & given.keys():
+    raise UserError(
+        "`uid` must come with `only` or `without`: it is the column of their"
+        f" keys; got uid={given['uid']!r} alone."
+    )
   source = constructor(**options)
   conditions = _only(given, *_FILTERS)
   if conditions:

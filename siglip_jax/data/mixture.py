@@ -160,6 +160,7 @@ class Mixture:
         starts=tuple(self._starts.tolist()),
         block_starts=tuple(self._block_starts.tolist()),
         weights=tuple(float(part.weight) for part in self.parts),
+        fetched=tuple(hasattr(s, "write_block") for s in sources),
         lanes=lanes,
         seed=seed,
     )
@@ -178,8 +179,7 @@ class Mixture:
 
   def _block_bytes(self, block: int) -> int:
     source, local = self._block_at(block)
-    # Blocks of a source without `write_block` are read where they lie.
-    return source.block_bytes(local) if hasattr(source, "write_block") else 0
+    return source.block_bytes(local)
 
   def _use_blocks(self, folder: Folder) -> None:
     for part, start in zip(self.parts, self._block_starts, strict=False):
@@ -201,6 +201,7 @@ class Mixed:
     starts: index of each part's first record.
     block_starts: number of each part's first block.
     weights: weights of the parts.
+    fetched: for each part, whether its blocks are fetched before they are read.
     lanes: number of lanes.
     seed: seed of the examples' generators.
   """
@@ -209,6 +210,7 @@ class Mixed:
   starts: tuple[int, ...]
   block_starts: tuple[int, ...]
   weights: tuple[float, ...]
+  fetched: tuple[bool, ...]
   lanes: int
   seed: int
 
@@ -251,9 +253,11 @@ class Mixed:
     return counts
 
   def windows(self, lane: int, turn: int) -> Iterator[Window]:
-    """Yields a lane's windows of all parts from a turn on, endlessly."""
+    """Yields a lane's windows of what is fetched from a turn on, endlessly."""
     return order_lib.in_time(
-        self._windows(part, lane, turn) for part in range(len(self.orders))
+        self._windows(part, lane, turn)
+        for part, fetched in enumerate(self.fetched)
+        if fetched
     )
 
   def schedule(self, lanes: range, turn: int) -> Iterator[Window]:

@@ -176,6 +176,8 @@ class Subset:
 
   def __init__(self, source: Source, indices: Sequence[int]):
     self._source, self._indices = source, indices
+    if draw := getattr(source, "draw", None):
+      self.draw = draw
 
   def __len__(self) -> int:
     return len(self._indices)

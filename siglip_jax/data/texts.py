@@ -51,6 +51,8 @@ class Texts:
       )
     weights = {text or default: 1.0} if texts is None else dict(texts)
     for key, weight in weights.items():
+      if not isinstance(key, str) or not key:
+        raise UserError(f"The keys of `texts` must be names; got {key!r}.")
       number = isinstance(weight, int | float) and not isinstance(weight, bool)
       if not number or not 0 < weight < math.inf:
         raise UserError(

@@ -30,6 +30,9 @@ class TfdsSource:
     name: name of the data set, for messages.
     split: "train", "train[:80%]", ...
 
+  Attributes:
+    texts: names of the features that are texts, or lists of texts.
+
   Raises:
     UserError: when there is no such split, a file is missing or damaged, or the
       files do not support random access.
@@ -39,7 +42,7 @@ class TfdsSource:
     self.folder, self.name, self.split = folder, name, split
     builder = _builder(folder)
     self._features: Any = builder.info.features
-    self._images, self._texts = _kinds(self._features)
+    self._images, self.texts = _kinds(self._features)
     self._data = _open(builder, name, split, self._images)
     _check_files(builder.info, split)
 
@@ -133,7 +136,7 @@ class TfdsSource:
         try:
           flat[name] = _decoded(value)
         except UnicodeDecodeError as e:
-          if name in self._texts:
+          if name in self.texts:
             raise UserError(
                 f"Texts must be UTF-8; {name!r} of {self.key(index)} is not, at"
                 f" byte {e.start}. Prepare the data set again with text that"

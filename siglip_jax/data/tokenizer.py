@@ -294,14 +294,16 @@ def main(argv: Sequence[str]) -> None:
   del argv
   from siglip_jax.data import named
   from siglip_jax.data import sources
+  from siglip_jax.data.texts import Texts
 
   args = flags.FLAGS
   source = named.source(args.text)
   step = -(-len(source) // max(args.most, 1))
   if step > 1:
     source = sources.Subset(source, range(0, len(source), step))
-  captions = sources.captions(source, "text")
-  lists = ([c] if isinstance(c, str) else c for c in captions)
+  captions = Texts.of("text", None)  # of which some records have none
+  column = [captions.all({"text": v}) for v in sources.values(source, "text")]
+  lists = ([c] if isinstance(c, str) else c for c in column)
   texts = list(itertools.chain.from_iterable(lists))
   train(texts, args.out, vocab_size=args.vocab_size)
   size = Tokenizer(args.out).vocab_size

@@ -12,8 +12,11 @@ from siglip_jax import sharding
 from siglip_jax import workdir as workdir_lib
 from siglip_jax.config import sources as config_sources
 from siglip_jax.config import strings
+from siglip_jax.data import blocks
 from siglip_jax.data import opening
+from siglip_jax.data import order
 from siglip_jax.data.embeddings import Embeddings
+from siglip_jax.data.loader.examples import Share
 from siglip_jax.data.sources import Source
 from siglip_jax.embed import tower
 from siglip_jax.evals import EVALUATORS
@@ -98,6 +101,7 @@ def prepare(
       for name, section in config.evals.items()
   }
   mesh = sharding.make_mesh(**config.mesh)
+  lanes = _check_order(config, source, peers)
   firsts = getattr(source, "firsts", None)  # of a mixture
   run = Run(config, mesh, pp.value_range, len(source), firsts)
   digest = pp.tokenizer.digest
@@ -132,15 +136,35 @@ def prepare(
       pp=pp,
       evaluators=evaluators,
       run=run,
-      spec=_spec(config, digest, source, facts[0]["data"]),
+      spec=_spec(config, digest, source)
+      | {"data_digest": facts[0]["data"], "lanes": lanes},
       facts=facts,
       tried=tried,
   )
 
 
-def _spec(
-    config, tokenizer_digest: str, source: Source, data_digest: str
-) -> dict:
+def _check_order(config, source: Source, peers: Peers) -> int:
+  """Returns the number of lanes, if the data can be read in this order."""
+  options = config_sources.loader_options(config)
+  made = order.make(
+      source,
+      seed=config.seed,
+      order=options.get("order"),
+      batch_size=config.batch_size,
+  )
+  Share(
+      first=0,
+      batches=0,
+      batch_size=config.batch_size,
+      lanes=made.lanes,
+      process_count=peers.count,
+  )
+  given = getattr(source, "blocks_options", {})
+  blocks.check(given.get("cache_gb"), given.get("in_flight", 16))
+  return made.lanes
+
+
+def _spec(config, tokenizer_digest: str, source: Source) -> dict:
   """Returns what the weights depend on."""
   spec = {
       "image": config.preprocess.image,
@@ -148,7 +172,6 @@ def _spec(
       "image_size": config.image_size,
       "text_len": config.text_len,
       "tokenizer_digest": tokenizer_digest,
-      "data_digest": data_digest,
       "model": json.loads(json.dumps(config.model.to_dict())),
   }
   if isinstance(source, Embeddings):

@@ -27,6 +27,11 @@ from siglip_jax.models.two_towers import TwoTowers
 from siglip_jax.preflight.prepare import Prepared
 from siglip_jax.step import TrainState
 
+# Of the spec, what the weights do not depend on -> its name in messages.
+_DATA = {
+    "data_digest": "data (digest of keys and texts)",
+    "lanes": "data.order (lanes)",
+}
 _SHOWN = 3  # arrays that do not fit, in a message
 # Fields that can change the shapes of a state start with these.
 _SHAPING = ("model.", "optim.", "image_size", "text_len", "preprocess.")
@@ -91,14 +96,16 @@ def restore_or_init(p: Prepared, checkpoints: checkpoint.Checkpoints) -> Start:
 
 
 def _other_data(saved: Mapping[str, Any], spec: Mapping[str, Any]):
-  """Returns the change of the data, if it is one.
+  """Returns the changes of the data and of the lanes that they are read in.
 
-  The order of the examples is that of other data from here on.
+  The order of the examples is another one from here on.
   """
-  before, after = saved.get("data_digest"), spec["data_digest"]
-  if before in (None, after):  # an early checkpoint has none
-    return []
-  return [Change("data (digest of keys and texts)", str(before), after)]
+  pairs = {name: (saved.get(key), spec[key]) for key, name in _DATA.items()}
+  return [
+      Change(name, str(before), str(after))
+      for name, (before, after) in pairs.items()
+      if before not in (None, after)  # an early checkpoint has none
+  ]
 
 
 def _examples(p: Prepared, step: int, before: Mapping[str, Any]) -> int:
@@ -141,8 +148,8 @@ def check_spec(
     UserError: they differ; the message names the first difference.
   """
   for key, value in spec.items():
-    if key == "data_digest":
-      continue  # a run may go on with other data, which `changes` tells
+    if key in _DATA:
+      continue  # a run may go on with other data, of which it tells
     if key == "model":
       _check_model(saved.get("model") or before.get("model"), value)
       continue

@@ -27,7 +27,7 @@ def test_tars_have_an_index_and_members():
   place = dict(tars="gs://b/{000..331}.tar", index="gs://b/i", image="jpg")
   assert train == place | {"split": "train", "text": "json:caption"}
   # `text` of a retrieval is the key of a record, not of a tar.
-  assert retrieval["texts"] == {"json:caption": 1.0}
+  assert retrieval["texts"] == (("json:caption", 1.0),)
   assert "text" not in retrieval
   assert retrieval["leave_out_unreadable"]
 

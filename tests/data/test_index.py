@@ -3,6 +3,7 @@
 import hand_tars
 from hand_tars import member
 import pytest
+import web_files
 
 from siglip_jax.data.tars.opening import tar_source
 
@@ -75,3 +76,19 @@ def test_a_wrong_command_line_is_one_line(command, tars, kind, monkeypatch):
   words = [tars / w if w.endswith(".tar") else w for w in words]
   err = index(command, *words, status=2).err
   assert message in err and len(err.splitlines()) == 1
+
+
+def test_an_index_that_is_made_again_keeps_its_columns_and_decoding(
+    command, tmp_path
+):
+  web_files.tar(tmp_path / "0.tar", 30)
+  (tmp_path / "1.tar").write_bytes(hand_tars.tar(40))  # not a JPEG
+  shards = tmp_path / "*.tar"
+  index(command, shards, "--columns=width", "--decode")
+  out = index(command, shards, "--columns=key").out
+  assert "keeps its columns (width, key) and leaves out what cannot" in out
+  source = tar_source(str(shards))
+  assert len(source) == 30
+  assert len(source.columns("width")) == len(source.columns("key")) == 30
+  index(command, shards, "--nodecode")
+  assert len(tar_source(str(shards))) == 31

@@ -1,5 +1,7 @@
 """Kinds of data: the one that is named is opened, with its own arguments."""
 
+import pickle
+
 import fakes
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import web_files
 
 from siglip_jax.data import kinds
 from siglip_jax.data import sources
+from siglip_jax.data.tars import build
 from siglip_jax.errors import UserError
 
 
@@ -133,9 +136,32 @@ def test_titles_come_from_places(place, title):
   assert kinds._title(place) == title
 
 
-def test_tfds_may_have_fewer_records_than_asked_for(monkeypatch):
-  opened = lambda name, split, **_: fakes.ListSource([{"split": split}] * 9)
+def _open_as(monkeypatch, records, texts):
+  """Replaces data sets of TFDS by lists."""
+
+  def opened(name, split, **_):
+    del name
+    source = fakes.ListSource(records(split))
+    source.texts = texts
+    return source
+
   monkeypatch.setattr(kinds, "tfds_source", opened)
+
+
+def test_captions_of_tfds_are_found_by_their_usual_names(monkeypatch):
+  record = {"image/filename": "f", "captions/text": ["a", "b"], "raw": "c"}
+  names = {"image/filename", "captions/text", "raw"}
+  _open_as(monkeypatch, lambda split: [record], names)
+  source = kinds.make(name="coco_captions")
+  assert source[0]["text"] == ["a", "b"]
+  assert source.draw(source[0], np.random.default_rng(0))["text"] in "ab"
+  assert kinds.make(name="coco", text="raw")[0]["text"] == "c"
+  _open_as(monkeypatch, lambda split: [{"label": 3}], {"class"})
+  assert kinds.make(name="imagenet")[0] == {"label": 3}
+
+
+def test_tfds_may_have_fewer_records_than_asked_for(monkeypatch):
+  _open_as(monkeypatch, lambda split: [{"split": split}] * 9, {"text"})
   for count, split in ((8, "test[:8]"), (9, "test"), (5000, "test")):
     source = kinds.make(name="coco", split=f"test[:{count}]")
     assert source[0] == {"split": split}
@@ -147,5 +173,35 @@ def test_texts_of_the_first_records_are_read_without_their_images(
   tars = web_files.tar(tmp_path / "0.tar", 200)
   some = kinds.make(tars=tars, split="validation[:3]")
   expected = [some[i]["text"] for i in range(3)]
+  assert some.draw({"txt": "x"}, np.random.default_rng(0))["text"] == "x"
   monkeypatch.setattr(type(some), "__getitem__", None)
   assert sources.values(some, "text") == expected
+
+
+def test_a_column_of_keys_needs_a_list(tmp_path):
+  path = web_files.parquet(tmp_path / "0.parquet", 5)
+  with pytest.raises(UserError, match="`uid` must come with `only`.*'width'"):
+    kinds.make(parquet=path, uid="width")
+
+
+def test_texts_may_be_pairs_and_are_checked(tmp_path):
+  path = web_files.tar(tmp_path / "0.tar", 5)
+  pairs = (("json:re", 1.0), ("txt", 2.0))
+  source = kinds.make(tars=path, texts=pairs, split="all")
+  assert source[0]["text"] == ["re 0", "more 0", "text 0"]
+  for wrong in ([("txt",)], [("txt", 1, 2)]):
+    with pytest.raises(UserError, match="`texts` must be|keys of `texts`"):
+      kinds.make(tars=path, texts=wrong)
+
+
+def test_an_index_that_is_made_again_ends_the_readers_of_the_old_one(tmp_path):
+  for i in range(2):
+    web_files.tar(tmp_path / f"{i}.tar", 5, start=5 * i)
+  index = str(tmp_path / "index")
+  build.build(str(tmp_path / "1.tar"), index, build.Options())
+  source = kinds.make(tars=str(tmp_path / "1.tar"), index=index, split="all")
+  sent = pickle.dumps(source)
+  assert pickle.loads(sent)[0]["text"] == "text 5"
+  build.build(str(tmp_path / "*.tar"), index, build.Options())
+  with pytest.raises(UserError, match="must stay as it is during a run"):
+    pickle.loads(sent)

@@ -5,6 +5,7 @@ import json
 import fakes
 import pytest
 import small_embeddings
+import web_files
 
 from siglip_jax.config import check as config_check
 from siglip_jax.data.embeddings import Embeddings
@@ -53,6 +54,7 @@ def test_what_the_weights_depend_on_is_what_the_config_says(
       "text_len": 8,
       "tokenizer_digest": digest,
       "data_digest": prepared.source.digest(),
+      "lanes": 1,
       "model": json.loads(json.dumps(config.model.to_dict())),
   }
   assert prepared.main and prepared.pp.tokenizer.digest == digest
@@ -93,5 +95,26 @@ def test_embeddings_that_do_not_fit_are_refused(
     config.evals.colors.embeddings = str(other)
   else:
     config.data.embeddings = str(other)
+  with pytest.raises(UserError, match=match):
+    prepare(config, tmp_path / "run", Peers())
+
+
+@pytest.mark.parametrize(
+    "order, match",
+    [
+        (
+            dict(lanes=3, window=1),
+            "lanes must divide config.batch_size.*3 lanes",
+        ),
+        (dict(lanes=10_000), "a sample for each of 10000 lanes"),
+        ("globl", "order must be 'global'"),
+    ],
+)
+def test_an_order_that_cannot_be_read_is_refused_at_once(
+    config, tmp_path, order, match
+):
+  del config.data.path
+  config.data.tars = web_files.tar(tmp_path / "0.tar", 60)
+  config.data.order = order
   with pytest.raises(UserError, match=match):
     prepare(config, tmp_path / "run", Peers())

@@ -6,6 +6,7 @@ import itertools
 import os
 import queue
 import threading
+import time
 from typing import Any
 from typing import Protocol
 from typing import runtime_checkable
@@ -185,9 +186,10 @@ class _Filling:
       self._tasks.put(None)
     if self._processes is not None:
       self._processes.close()
+    end = time.monotonic() + _SECONDS
     for reader in self._readers:
       if reader is not threading.current_thread():
-        reader.join(_SECONDS)
+        reader.join(max(0.0, end - time.monotonic()))
     if self._ahead is not None:
       self._ahead.close()
 

@@ -10,7 +10,6 @@ from absl import logging
 import grain
 import numpy as np
 
-from siglip_jax.data import remote
 from siglip_jax.data import sources
 from siglip_jax.data.cache import Cache
 from siglip_jax.data.images import ImageError
@@ -18,7 +17,6 @@ from siglip_jax.data.loader.chunks import Begun
 from siglip_jax.data.preprocess import Preprocess
 from siglip_jax.data.preprocess import Record
 from siglip_jax.data.sources import Source
-from siglip_jax.errors import TryAgain
 from siglip_jax.errors import UserError
 
 _TRIES = 16
@@ -146,8 +144,6 @@ class _Load:
         # Of more samples than that, counts by source are about right.
         number = np.int32(min(replaced, np.iinfo(np.int32).max))
         return Begun(record, index, {"replaced": number})
-      except remote.GivenUp as e:  # which says nothing about the example
-        raise TryAgain(f"The data cannot be read: {e}") from None
       except (OSError, ImageError) as e:
         problem = f"{self._source.key(index)}: {e}"
         logging.warning("Replaced %s", problem)

@@ -2,7 +2,6 @@
 
 from siglip_jax.data.remote.expanding import expand as expand
 from siglip_jax.data.remote.ranges import Ranges as Ranges
-from siglip_jax.data.remote.retries import GivenUp as GivenUp
 from siglip_jax.data.remote.retries import Retries as Retries
 from siglip_jax.data.remote.small import exists as exists
 from siglip_jax.data.remote.small import read_small as read_small

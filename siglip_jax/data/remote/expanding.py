@@ -51,6 +51,9 @@ def expand(patterns: str | Iterable[str]) -> list[str]:
       cannot be listed.
   """
   several = [patterns] if isinstance(patterns, str) else list(patterns)
+  for pattern in several:
+    if not isinstance(pattern, str) or "\0" in pattern:
+      raise UserError(f"A path must be a text without zeros; got {pattern!r}.")
   if not several:
     raise UserError("At least one file must be named; the list is empty.")
   paths: set[str] = set()

@@ -58,7 +58,7 @@ class Ranges:
 
     Raises:
       UserError: the file is missing, forbidden, shorter, or was replaced.
-      OSError: it could not be read after all retries.
+      TryAgain: it could not be read after all retries.
     """
     path = self.paths[index]
     if not is_remote(path):
@@ -77,7 +77,8 @@ class Ranges:
 
     Raises:
       UserError: as of `read`.
-      OSError: as of `read`; or the new file cannot be written.
+      TryAgain: as of `read`.
+      OSError: the new file cannot be written.
     """
     source = self.paths[index]
     read = self._piece if is_remote(source) else self._piece_of_local

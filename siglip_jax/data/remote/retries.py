@@ -15,6 +15,7 @@ from typing import TypeVar
 from absl import logging
 from obstore import exceptions
 
+from siglip_jax.errors import TryAgain
 from siglip_jax.errors import UserError
 
 _T = TypeVar("_T")
@@ -22,10 +23,6 @@ _LOG_SECONDS = 10  # at most one line in this time
 _STATUS = re.compile(r"status code: (\d{3})([^:\n]*)")
 _OF_MACHINE = "169.254."  # the service that hands out a machine's credentials
 _LATER = (408, 429)  # statuses below 500 after which a request is repeated
-
-
-class GivenUp(OSError):
-  """Every try failed."""
 
 
 class Incomplete(OSError):
@@ -78,7 +75,7 @@ def call(what: str, request: Callable[[], _T], retries: Retries) -> _T:
   Raises:
     UserError: the object is missing or forbidden, or the request is wrong:
       another try would end in the same way.
-    GivenUp: every try failed.
+    TryAgain: every try failed.
   """
   begin = time.monotonic()
   for tried in range(1, retries.tries + 1):
@@ -100,7 +97,7 @@ def call(what: str, request: Callable[[], _T], retries: Retries) -> _T:
       )
       time.sleep(retries.wait(tried, status == 429))
   seconds = time.monotonic() - begin
-  raise GivenUp(
+  raise TryAgain(
       f"{what} could not be read in {retries.tries} tries and"
       f" {seconds:.0f} s; the last one: {reason}."
   )

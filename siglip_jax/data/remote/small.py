@@ -9,6 +9,7 @@ from siglip_jax.data.remote import retries as _retries
 from siglip_jax.data.remote import stores
 from siglip_jax.data.remote.retries import AT_START
 from siglip_jax.data.remote.retries import Retries
+from siglip_jax.errors import TryAgain
 from siglip_jax.errors import UserError
 
 
@@ -80,8 +81,8 @@ def exists(path: str, retries: Retries = AT_START) -> bool:
 
 
 def _call(path: str, request, retries: Retries):
-  """Returns the result of a request; turns OSError into a UserError."""
+  """Returns the result of a request; an error adds what may be missing."""
   try:
     return _retries.call(path, request, retries)
-  except OSError as e:
-    raise UserError(f"{e}{_retries.credentials(path)}") from None
+  except TryAgain as e:
+    raise TryAgain(f"{e}{_retries.credentials(path)}") from None

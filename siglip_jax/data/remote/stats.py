@@ -13,6 +13,7 @@ from siglip_jax.data.remote import retries as _retries
 from siglip_jax.data.remote import stores
 from siglip_jax.data.remote.retries import AT_START
 from siglip_jax.data.remote.retries import Retries
+from siglip_jax.errors import TryAgain
 from siglip_jax.errors import UserError
 from siglip_jax.files import is_remote
 
@@ -71,7 +72,7 @@ def _listed(paths: Sequence[str]) -> dict[str, Stat]:
     name = stores.place(inside[0]).name.rpartition("/")[0]
     try:
       files = expanding.listing(inside[0])(name).files
-    except (OSError, UserError):
+    except (OSError, TryAgain, UserError):
       continue  # the right to list a bucket may be missing: ask for each file
     for path in inside:
       if (entry := files.get(path[len(folder) + 1 :])) is not None:
@@ -86,8 +87,8 @@ def _stat(path: str, retries: Retries) -> Stat:
   store = stores.store(place, retries)
   try:
     return _retries.call(path, lambda: _ask(store, place), retries)
-  except OSError as e:
-    raise UserError(f"{e}{_retries.credentials(path)}") from None
+  except TryAgain as e:
+    raise TryAgain(f"{e}{_retries.credentials(path)}") from None
 
 
 def _local_size(path: str) -> int:

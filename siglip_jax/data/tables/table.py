@@ -122,7 +122,7 @@ class TableSource:
     raise UserError(
         f"{self.path}, line {number}: there is no image {path[:200]!r} in"
         f" {self.root}.{more if len(missing) > 1 else ''} Paths start from"
-        " there unless they begin with /; `root` sets another folder."
+        " there unless they begin with /."
     )
 
   def _choose(

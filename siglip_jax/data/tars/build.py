@@ -25,6 +25,7 @@ from siglip_jax.errors import TryAgain
 from siglip_jax.errors import UserError
 
 IMAGE = ("jpg", "png", "webp", "jpeg")
+UNDECODABLE = "images that cannot be decoded"  # as a count
 _THREADS = 32  # that look for files of an earlier, interrupted command
 _NEAR = 64  # pixels: a JPEG is read whole, and decoded at an eighth
 _SUFFIXES = 50  # of a shard that are remembered
@@ -105,7 +106,7 @@ def index_shard(shard: Shard, options: Options) -> bytes:
 
   Raises:
     UserError: the shard, or the parquet file beside it, cannot be read.
-    OSError: the network failed.
+    TryAgain: the network failed.
   """
   notes = scan.Notes()
   picker = columns_lib.Picker(options.columns)
@@ -245,7 +246,7 @@ def _decodes(content: bytes, notes: scan.Notes) -> bool:
   try:
     images.decode(content, near=_NEAR)
   except images.ImageError:
-    notes.counts["images that cannot be decoded"] += 1
+    notes.counts[UNDECODABLE] += 1
     return False
   return True
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from concurrent import futures
 import dataclasses
+import hashlib
 import threading
 from typing import Any
 from typing import Generic
@@ -58,6 +59,7 @@ class Index:
       folder: str | None,
       manifest: Manifest | None = None,
       contents: dict[str, bytes] | None = None,
+      digest: str | None = None,
   ):
     manifest = manifest or manifest_lib.read(str(folder))
     if manifest is None:
@@ -66,11 +68,21 @@ class Index:
           f" it: {MAKE} TARS --out={folder}."
       )
     self.folder, self.manifest, self._contents = folder, manifest, contents
+    if digest not in (None, self.digest()):
+      raise UserError(
+          f"The index in {folder} must stay as it is during a run; it was made"
+          " again. Start the run again."
+      )
+
+  def digest(self) -> str:
+    """Returns a digest of the shards and their tables, in order."""
+    words = (list(self.manifest.names), list(self.manifest.digests))
+    return hashlib.sha256(repr(words).encode()).hexdigest()
 
   def __reduce__(self):
     # A worker process reads a manifest faster than it is sent.
     sent = self.manifest if self.folder is None else None
-    return Index, (self.folder, sent, self._contents)
+    return Index, (self.folder, sent, self._contents, self.digest())
 
   def file(self, number: int) -> tuple[bytes, str]:
     """Returns the file of a shard and its name.

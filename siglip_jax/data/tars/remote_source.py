@@ -81,7 +81,8 @@ class RemoteTarSource(TarSource):
 
     Raises:
       UserError: a shard is missing, forbidden, or was replaced.
-      OSError: the network failed after all retries; or the disk is full.
+      TryAgain: the network failed after all retries.
+      OSError: the disk is full.
     """
     first, last = self._range(block)
     shard, row = self._selection.locate(first)

@@ -20,6 +20,7 @@ from siglip_jax.data.tars.selection import Selection
 from siglip_jax.data.tars.table import Layout
 from siglip_jax.data.tars.table import Table
 from siglip_jax.data.texts import Texts
+from siglip_jax.errors import TryAgain
 from siglip_jax.errors import UserError
 
 BLOCK_MB = 8  # one request; 64 lanes with windows of 32 blocks take 17 GB
@@ -91,6 +92,8 @@ class TarSource:
       record["text"] = self._texts.all(record)
     if (label := members.label(parts)) is not None:
       record["label"] = label
+    elif self._texts and not record["text"]:
+      raise ImageError(f"it has no text under {' or '.join(self._texts.keys)}")
     return record
 
   def key(self, index: int) -> str:
@@ -101,7 +104,7 @@ class TarSource:
     end = int(table.offsets([row])[0, 0])
     try:
       headers = self._ranges.read(shard, start, end - start)
-    except (OSError, UserError):
+    except (OSError, TryAgain, UserError):
       return f"{path}, byte {start}"
     # The content is not there, and is not read either.
     for name, *_ in scan.walk(headers, 1 << 62, scan.Notes()):

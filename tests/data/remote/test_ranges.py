@@ -12,6 +12,7 @@ import servers
 from siglip_jax.data.remote import Ranges
 from siglip_jax.data.remote import ranges
 from siglip_jax.data.remote import stats
+from siglip_jax.errors import TryAgain
 from siglip_jax.errors import UserError
 
 
@@ -92,7 +93,7 @@ def test_a_file_that_is_too_short_is_named(tmp_path, data, place):
 def test_a_server_that_never_recovers_is_given_up(tmp_path, data):
   with servers.RangeServer(tmp_path, faults=1.0, kinds=("503",)) as server:
     reader = Ranges([f"{server.url}/x"], retries=servers.QUICK)
-    with pytest.raises(OSError, match="bytes 3 to 7.*8 tries.*503 Service"):
+    with pytest.raises(TryAgain, match="bytes 3 to 7.*8 tries.*503 Service"):
       reader.read(0, 3, 4)
     assert server.counts["GET"] == 8
 

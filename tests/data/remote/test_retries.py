@@ -6,6 +6,7 @@ import servers
 
 from siglip_jax.data.remote import retries
 from siglip_jax.data.remote.retries import Retries
+from siglip_jax.errors import TryAgain
 from siglip_jax.errors import UserError
 
 
@@ -80,7 +81,7 @@ def test_a_server_that_asks_for_fewer_requests_gets_them(waits):
 
 
 def test_an_end_without_success_names_all_that_is_known(waits):
-  with pytest.raises(OSError) as error:
+  with pytest.raises(TryAgain) as error:
     retries.call("gs://b/x", failing(*[status(503)] * 9), Retries(tries=4))
   assert len(waits) == 3
   for words in ("gs://b/x", "4 tries", "answered 503 Some Words"):
@@ -93,7 +94,7 @@ def test_credentials_that_the_machine_cannot_give_yet_are_awaited(waits):
       "Error performing GET http://169.254.169.254/x - status code: 403 F: "
   )
   assert retries.call("x", failing(error), Retries()) == "done"
-  with pytest.raises(OSError, match="own service gave no credentials"):
+  with pytest.raises(TryAgain, match="own service gave no credentials"):
     retries.call("x", failing(*[error] * 2), Retries(tries=2))
 
 

@@ -5,6 +5,7 @@ import servers
 
 from siglip_jax.data.remote import stats
 from siglip_jax.data.remote.stats import Stat
+from siglip_jax.errors import TryAgain
 from siglip_jax.errors import UserError
 
 
@@ -82,5 +83,5 @@ def test_a_file_that_cannot_be_read_is_named(folder, name, reason):
 
 
 def test_a_server_that_is_not_there_is_an_error():
-  with pytest.raises(UserError, match="no connection to the server"):
+  with pytest.raises(TryAgain, match="no connection to the server"):
     stats.stat(["http://127.0.0.1:9/a.tar"], servers.QUICK)

@@ -6,6 +6,7 @@ from hand_tars import member
 import numpy as np
 import pytest
 
+from siglip_jax.data.images import ImageError
 from siglip_jax.data.tars.opening import tar_source
 from siglip_jax.errors import UserError
 
@@ -66,4 +67,5 @@ def test_a_text_is_needed_unless_there_are_labels_alone(tmp_path):
   path.write_bytes(member("a.jpg") + member("a.json", b"{}") + END)
   with pytest.raises(UserError, match="a text .txt.; the tars have 1 of jpg j"):
     tar_source(str(path))
-  assert tar_source(str(path), text="json:caption")[0]["text"] == []
+  with pytest.raises(ImageError, match="it has no text under json:caption"):
+    tar_source(str(path), text="json:caption")[0]
