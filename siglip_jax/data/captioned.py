@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from siglip_jax.data import sources
+from siglip_jax.data.images import ImageError
 from siglip_jax.data.sources import Source
 from siglip_jax.data.texts import Texts
 from siglip_jax.errors import UserError
@@ -22,18 +23,20 @@ class Captioned:
     texts: the keys, with weights.
 
   Raises:
-    UserError: the first record has none of the keys.
+    UserError: the first record that can be read has none of the keys.
   """
 
   def __init__(self, source: Source, texts: Texts):
     self._source, self._texts = source, texts
-    if len(source):
-      record = source[0]
-      if not any(key in record for key in texts.keys):
-        raise UserError(
-            f"Records must have {' or '.join(map(repr, texts.keys))}, as `text`"
-            f" or `texts` says; {source.key(0)} has {', '.join(record)}."
-        )
+    try:
+      index, record = sources.readable_record(source)
+    except ImageError:
+      return  # who reads the records says so
+    if not any(key in record for key in texts.keys):
+      raise UserError(
+          f"Records must have {' or '.join(map(repr, texts.keys))}, as `text`"
+          f" or `texts` says; {source.key(index)} has {', '.join(record)}."
+      )
 
   def __len__(self) -> int:
     return len(self._source)

@@ -22,6 +22,7 @@ from siglip_jax.data.ops import named
 from siglip_jax.errors import UserError
 
 _THREADS = 16  # wait for a network file system together
+_TRIED = 16  # records, of which one must be readable
 _CHUNK = 256  # records, of which the images are in memory together
 
 
@@ -146,6 +147,21 @@ def distinct_images(
   if len(indices) == len(source):
     return source, None
   return Subset(source, indices), rows
+
+
+def readable_record(source: Source) -> tuple[int, dict[str, Any]]:
+  """Returns the first of a few records that can be read, and its index.
+
+  Raises:
+    ImageError: none of them can; the message is about the first.
+  """
+  problem: ImageError | None = None
+  for index in range(min(_TRIED, len(source))):
+    try:
+      return index, source[index]
+    except ImageError as e:  # training replaces and counts it
+      problem = problem or e
+  raise problem or ImageError("there are no records")
 
 
 def substitute(source: Source, index: int, rng: np.random.Generator) -> int:

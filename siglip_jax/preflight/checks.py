@@ -22,7 +22,6 @@ import jax
 import ml_collections
 
 from siglip_jax.data import sources
-from siglip_jax.data.images import ImageError
 from siglip_jax.data.sources import Source
 from siglip_jax.errors import UserError
 from siglip_jax.evals.scores import Evaluator
@@ -31,7 +30,6 @@ from siglip_jax.run import Run
 from siglip_jax.weights.workdirs import kept_steps
 
 _SECONDS = 120.0  # time limit for the slowest process to answer
-_TRIED = 16  # examples, of which one must be readable
 _TOKEN_SECONDS = 10.0  # network file systems cache folders for a while
 
 
@@ -156,20 +154,13 @@ def eval_digest(evaluator: Evaluator) -> str:
 def _check_readable(source: Source) -> None:
   if not len(source):
     raise UserError("The data are empty: there is nothing to read.")
-  problem: Exception | None = None
-  for index in range(min(_TRIED, len(source))):
-    try:
-      source[index]
-      return
-    except ImageError as e:  # training replaces and counts it
-      problem = problem or e
-    except (OSError, ValueError) as e:  # also of damaged texts
-      problem = e
-      break
-  raise UserError(
-      f"The training data must be readable: {source.key(0)}, the first example,"
-      f" is not ({str(problem).rstrip('.')})."
-  )
+  try:
+    sources.readable_record(source)
+  except (OSError, ValueError) as e:  # also of damaged texts and images
+    raise UserError(
+        f"The training data must be readable: {source.key(0)}, the first"
+        f" example, is not ({str(e).rstrip('.')})."
+    ) from None
 
 
 def _check_equal(key: str, rule: str, facts: Sequence[dict]) -> None:

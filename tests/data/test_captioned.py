@@ -8,6 +8,7 @@ import pytest
 
 from siglip_jax.data import sources
 from siglip_jax.data.captioned import Captioned
+from siglip_jax.data.images import ImageError
 from siglip_jax.data.texts import Texts
 from siglip_jax.errors import UserError
 
@@ -51,3 +52,21 @@ def test_the_digest_covers_the_keys():
 def test_keys_that_no_record_has_are_refused():
   with pytest.raises(UserError, match="must have 'caption'.*has image, captio"):
     _source("caption")
+
+
+def test_the_first_record_may_be_torn():
+  class Torn(fakes.ListSource):
+
+    def __getitem__(self, index):
+      if index == 0:
+        raise ImageError("it is torn")
+      return super().__getitem__(index)
+
+  source = Captioned(Torn(RECORDS), Texts.of("alt", None))
+  assert source[1]["text"] == "x"
+  with pytest.raises(UserError, match="have 'caption'.*record 1 has image"):
+    Captioned(Torn(RECORDS), Texts.of("caption", None))
+  torn = Torn(RECORDS[:1])
+  assert len(Captioned(torn, Texts.of("caption", None))) == 1
+  with pytest.raises(ImageError, match="it is torn"):
+    sources.readable_record(torn)

@@ -6,6 +6,8 @@ import os
 
 import hand_tars
 from PIL import Image
+import pyarrow as pa
+from pyarrow import parquet
 import pytest
 
 from siglip_jax.data.tars import build
@@ -158,8 +160,6 @@ def test_a_column_that_no_sample_has_is_an_error(tars):
 
 
 def test_columns_come_from_json_then_from_parquet(tars):
-  pa = pytest.importorskip("pyarrow")
-  from pyarrow import parquet
 
   rows = {"key": [f"{n:09d}" for n in range(10)], "width": [1.0] * 10}
   rows["similarity"] = [n / 8 for n in range(10)]

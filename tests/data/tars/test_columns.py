@@ -1,6 +1,8 @@
 """Columns: picked from JSON, joined from parquet, stored exactly."""
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 import pytest
 
 from siglip_jax.data.tars import columns
@@ -69,8 +71,6 @@ def test_values_are_picked_as_samples_pass():
 @pytest.fixture
 def shard(tmp_path):
   """A shard's path, with a parquet beside it as img2dataset writes it."""
-  pa = pytest.importorskip("pyarrow")
-  from pyarrow import parquet
 
   rows = {
       "key": ["0002", "0000", "0001"],
