@@ -159,12 +159,9 @@ def _short(value: Any) -> str:
 
 
 def _open_tfds(given: Mapping[str, Any]) -> Source:
-  name, split, data_dir = (given[k] for k in ("name", "split", "data_dir"))
-  first = _FIRST.fullmatch(split)
-  if first:  # TFDS refuses to take more records than there are
-    whole = tfds_source(name, first["split"], data_dir=data_dir)
-    split = split if int(first["count"]) < len(whole) else first["split"]
-  source = tfds_source(name, split, data_dir=data_dir)
+  source = tfds_source(
+      given["name"], given["split"], data_dir=given["data_dir"]
+  )
   if not _TEXTS & given.keys() and "text" not in source.texts:
     if usual := [key for key in _CAPTIONS if key in source.texts]:
       given = {**given, "text": usual[0]}

@@ -8,6 +8,7 @@ from concurrent import futures
 import hashlib
 import os
 from pathlib import Path
+import re
 from typing import Any
 
 from array_record.python import array_record_module  # pyright: ignore
@@ -19,6 +20,7 @@ from siglip_jax.data.images import ImageError
 from siglip_jax.errors import UserError
 
 _THREADS = 16  # wait for a network file system together
+_FIRST = re.compile(r"(?P<split>\w+)\[:(?P<count>\d+)\]")
 _CHUNK = 256  # records, whose images are in memory together
 
 
@@ -39,8 +41,9 @@ class TfdsSource:
   """
 
   def __init__(self, folder: str, name: str, split: str):
-    self.folder, self.name, self.split = folder, name, split
     builder = _builder(folder)
+    split = _clamped(builder.info, split)
+    self.folder, self.name, self.split = folder, name, split
     self._features: Any = builder.info.features
     self._images, self.texts = _kinds(self._features)
     self._data = _open(builder, name, split, self._images)
@@ -210,6 +213,18 @@ def _open(builder, name: str, split: str, images: Set[str]) -> Any:
         f"{name} has no split {split!r}; it has"
         f" {', '.join(builder.info.splits)}. ({_first_line(e)})"
     ) from None
+
+
+def _clamped(info, split: str) -> str:
+  """Returns a split, whole if "split[:N]" asks for more than there is.
+
+  TFDS refuses that.
+  """
+  first = _FIRST.fullmatch(split)
+  if first and first["split"] in info.splits:
+    if int(first["count"]) > info.splits[first["split"]].num_examples:
+      return first["split"]
+  return split
 
 
 def _check_files(info, split: str) -> None:

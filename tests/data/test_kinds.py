@@ -160,13 +160,6 @@ def test_captions_of_tfds_are_found_by_their_usual_names(monkeypatch):
   assert kinds.make(name="imagenet")[0] == {"label": 3}
 
 
-def test_tfds_may_have_fewer_records_than_asked_for(monkeypatch):
-  _open_as(monkeypatch, lambda split: [{"split": split}] * 9, {"text"})
-  for count, split in ((8, "test[:8]"), (9, "test"), (5000, "test")):
-    source = kinds.make(name="coco", split=f"test[:{count}]")
-    assert source[0] == {"split": split}
-
-
 def test_texts_of_the_first_records_are_read_without_their_images(
     tmp_path, monkeypatch
 ):

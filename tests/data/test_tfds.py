@@ -217,3 +217,10 @@ def test_the_digest_tells_apart_files_and_splits(data_dir, prepared):
   other.write_bytes(b"x")
   digests = {pets(data_dir).digest(), pets(prepared, "train[:5]").digest()}
   assert len(same | digests) == 3
+
+
+@pytest.mark.parametrize("count, expected", [(9, 9), (10, 10), (5000, 10)])
+def test_a_split_may_hold_fewer_records_than_asked_for(
+    prepared, count, expected
+):
+  assert len(pets(prepared, f"train[:{count}]")) == expected
